@@ -1,0 +1,387 @@
+"""wingspan.toml -> Project: the one file that is planned, priced, rehearsed, trained and served.
+
+Every field says its unit. `load_project` refuses what it does not understand, naming the file,
+the line and the nearest key that it knows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wingspan.errors import InputError
+
+PROJECT_FILE = "wingspan.toml"
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the project file: typed, closed to unknown keys, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ProjectInfo(Section):
+    """[project]: what this is."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the run folder: runs/<name>")
+    description: str = ""
+    seed: int = Field(default=1, ge=0, description="every random number derives from it")
+
+
+class Rights(Section):
+    """[rights]: on what grounds the posts may be used. Without it, prepare reads nothing."""
+
+    basis: Literal["own-platform", "licence", "consent", "public-domain"]
+    statement: str = Field(min_length=10, description="one sentence a lawyer would sign")
+
+
+class ModelSection(Section):
+    """[model]: where the weights start and, from scratch, how large the network is."""
+
+    start: str = Field(
+        default="scratch", description="'scratch', 'asset:NAME' (an open model), or a Hugging Face folder"
+    )
+    architecture: Literal["qwen3", "qwen3_moe", "llama"] = "qwen3"
+    depth: Positive | None = Field(default=None, description="layers; the dial that derives all other sizes")
+    hidden: Positive | None = Field(default=None, description="width of the residual stream")
+    heads: Positive | None = Field(default=None, description="query heads")
+    kv_heads: Positive | None = Field(default=None, description="key and value heads")
+    head_dim: Positive | None = None
+    ffn: Positive | None = Field(default=None, description="inner width of the dense MLP")
+    vocab: Positive = Field(default=32768, description="tokens; also the size of a tokenizer trained here")
+    tie_embeddings: bool | None = Field(default=None, description="default: tied below 1.5B parameters")
+    rope_theta: PositiveFloat = 1_000_000.0
+    max_positions: Positive = Field(default=8192, description="longest sequence the model is meant for, tokens")
+    experts: int = Field(default=0, ge=0, description="routed experts per layer; 0 is a dense model")
+    experts_per_token: int = Field(default=0, ge=0)
+    expert_ffn: int = Field(default=0, ge=0, description="inner width of one expert")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.start == "scratch" and self.depth is None:
+            raise ValueError("a model from scratch needs depth (its number of layers)")
+        if (self.architecture == "qwen3_moe") != (self.experts > 0):
+            raise ValueError("experts > 0 goes with architecture = 'qwen3_moe', and only with it")
+        if self.experts_per_token > self.experts:
+            raise ValueError(f"experts_per_token {self.experts_per_token} exceeds experts {self.experts}")
+        return self
+
+
+class Fleet(Section):
+    """[fleet]: the machines."""
+
+    device: str = Field(default="this-machine", description="a chip of the catalogue, or 'this-machine'")
+    devices: Positive = 1
+    devices_per_node: Positive = 8
+    price_per_device_hour: PositiveFloat | None = Field(
+        default=None, description="US dollars; default: the catalogue's price"
+    )
+    pue: Annotated[float, Field(ge=1.0, le=3.0)] = Field(
+        default=1.2, description="power of the site / power of the machines"
+    )
+    price_per_kwh: NonNegativeFloat = Field(default=0.10, description="US dollars")
+    grid_gco2_per_kwh: NonNegativeFloat = Field(default=400.0, description="grams of CO2 per kWh of the grid")
+
+
+class Layout(Section):
+    """[layout]: how the model lies over the fleet. Leave it out and plan chooses."""
+
+    dp_replicate: Positive = Field(default=1, description="replicas that hold the same shards (HSDP)")
+    dp_shard: Positive = Field(default=1, description="ranks over which parameters are sharded (FSDP)")
+    tp: Positive = Field(default=1, description="tensor (and sequence) parallel")
+    cp: Positive = Field(default=1, description="context parallel")
+    pp: Positive = Field(default=1, description="pipeline stages")
+    ep: Positive = Field(default=1, description="expert parallel")
+    micro_batch: Positive = Field(default=1, description="sequences per rank per forward pass")
+    recompute: Literal["none", "selective", "full"] = "none"
+    precision: Literal["bf16", "fp32", "fp8"] = "bf16"
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that the layout needs; expert parallelism lies inside data parallelism."""
+        return self.dp_replicate * self.dp_shard * self.tp * self.cp * self.pp
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that read different samples."""
+        return self.dp_replicate * self.dp_shard
+
+
+class Source(Section):
+    """A file or folder to read: a path, or `asset:NAME/FILE` for an open data set fetched once."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    path: str
+    licence: str = Field(min_length=2, description="licence or contract of the data; shown in the report")
+
+
+class PostSource(Source):
+    """[[prepare.posts]]: posts of one platform."""
+
+    reader: str = Field(description="format: 'delimited', 'jsonl', 'parquet' or a registered reader")
+    columns: dict[str, str | int] = Field(
+        default_factory=dict, description="post field -> column name or zero-based position"
+    )
+    separator: str = Field(default=",", min_length=1, max_length=1)
+    header: bool = True
+
+
+class DialogueSource(Source):
+    """[[prepare.dialogues]]: conversations to align on."""
+
+    reader: str = Field(description="'chatterbot' (YAML folders) or 'messages' (JSON lines)")
+    languages: tuple[str, ...] = Field(default=(), description="only these; empty: all")
+    limit: int | None = Field(default=None, gt=0, description="at most this many conversations per language")
+
+
+class LabelSource(Source):
+    """[[prepare.labels]]: what people said of posts (ratings, classes), to measure and align with."""
+
+    separator: str = Field(default="\t", min_length=1, max_length=1)
+    post_id: int = Field(default=0, description="column of the post's id")
+    value: int = Field(default=1, description="column of the mean rating")
+    posts: str = Field(description="name of the [[prepare.posts]] source that the ids belong to")
+
+
+class Prepare(Section):
+    """[prepare]: posts -> conversations -> tokens."""
+
+    posts: tuple[PostSource, ...] = ()
+    dialogues: tuple[DialogueSource, ...] = ()
+    labels: tuple[LabelSource, ...] = ()
+    held_out: Fraction = Field(default=0.1, description="share of posts and dialogues never trained on")
+    min_characters: int = Field(default=3, ge=0, description="shorter posts are dropped")
+    near_duplicate_similarity: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.8, description="Jaccard similarity of character 5-grams from which posts are duplicates"
+    )
+    opt_outs: str = Field(default="", description="file with one post or author id per line: never used")
+    grounded_dialogues: int = Field(
+        default=400, ge=0, description="questions about posts, answered by quoting them, made from train posts"
+    )
+    label_dialogues: int = Field(default=200, ge=0, description="label questions made from rated train posts")
+    documents_per_shard: Positive = 1_000_000
+
+
+class Optimizer(Section):
+    """[train.optimizer] and [align.optimizer]: update rule and schedule."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    learning_rate: PositiveFloat = 3e-4
+    weight_decay: NonNegativeFloat = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    clip: PositiveFloat = Field(default=1.0, description="largest global gradient norm")
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    warmup: Fraction = Field(default=0.05, description="share of the steps")
+    decay: Annotated[float, Field(ge=0.0, le=1.0)] = Field(default=0.4, description="share of the steps (wsd)")
+    final: Fraction = Field(default=0.0, description="learning rate at the end / at the peak")
+
+
+class Train(Section):
+    """[train]: tokens -> base model."""
+
+    tokens: Positive | None = Field(
+        default=None, description="token budget; default 20 per parameter (Hoffmann et al. 2022)"
+    )
+    sequence: Positive = Field(default=512, description="tokens")
+    global_batch: Positive = Field(default=8, description="sequences per step, over all ranks")
+    optimizer: Optimizer = Optimizer()
+    checkpoint_every: Positive = Field(default=50, description="steps")
+    keep_checkpoints: Positive = 2
+    log_every: Positive = Field(default=1, description="steps")
+    compile: bool = Field(default=False, description="torch.compile each block")
+
+
+class Align(Section):
+    """[align]: base model -> assistant."""
+
+    epochs: PositiveFloat = Field(default=1.0, description="passes over the training conversations")
+    sequence: Positive = Field(default=512, description="tokens")
+    global_batch: Positive = Field(default=8, description="packed sequences per step, over all ranks")
+    optimizer: Optimizer = Optimizer(learning_rate=1e-4, schedule="cosine", weight_decay=0.0)
+    checkpoint_every: Positive = Field(default=25, description="steps")
+    keep_checkpoints: Positive = 2
+
+
+class Assistant(Section):
+    """[assistant]: who answers, and by what rules; the same words in align, evaluate and serve."""
+
+    name: str = "wingspan"
+    system: str = Field(
+        default="You are the assistant of a social platform. Answer from the posts you are given and cite them "
+        "like [1]. If the posts do not answer the question, say so.",
+        description="system prompt",
+    )
+
+
+class Evaluate(Section):
+    """[evaluate]: base and assistant side by side."""
+
+    bits_per_byte_posts: Positive = Field(default=400, description="held-out posts scored")
+    reply_choices: Positive = Field(default=120, description="held-out dialogues scored")
+    distractors: Positive = Field(default=3, description="wrong replies beside the right one")
+    sentiment_posts: Positive = Field(default=200, description="held-out rated posts scored")
+    citation_questions: Positive = Field(default=24, description="questions answered and checked")
+    resamples: Positive = Field(default=2000, description="bootstrap resamples of each interval")
+
+
+class Serve(Section):
+    """[serve]: assistant -> answers."""
+
+    host: str = Field(default="127.0.0.1", description="loopback unless you say otherwise")
+    port: int = Field(default=8321, ge=0, le=65535, description="0 takes any free port")
+    engine: Literal["openvino", "torch"] = "openvino"
+    weights: Literal["f16", "q8_0"] = Field(default="q8_0", description="precision of the served weights")
+    max_tokens: Positive = Field(default=160, description="longest answer, tokens")
+    retrieved_posts: Positive = Field(default=4, description="posts put before the assistant")
+
+
+class Project(Section):
+    """The whole project file."""
+
+    project: ProjectInfo
+    rights: Rights | None = None
+    model: ModelSection
+    fleet: Fleet = Fleet()
+    layout: Layout | None = None
+    prepare: Prepare = Prepare()
+    train: Train = Train()
+    align: Align = Align()
+    assistant: Assistant = Assistant()
+    evaluate: Evaluate = Evaluate()
+    serve: Serve = Serve()
+
+
+def load_project(folder_or_file: Path, overrides: Sequence[str] = ()) -> Project:
+    """Read and check a project file; `overrides` are `section.key=value` with TOML values.
+
+    Raises InputError naming the file, the line and the nearest known key.
+    """
+    path = project_file(folder_or_file)
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise InputError("the file is not UTF-8 text", where=path, remedy="Save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not valid TOML: {error}", where=path, remedy="Mend that line") from error
+    for override in overrides:
+        _apply_override(data, override)
+    try:
+        return Project.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, path, text, overrides) from error
+
+
+def project_file(folder_or_file: Path) -> Path:
+    """The wingspan.toml that a user means by a folder or a file."""
+    path = folder_or_file / PROJECT_FILE if folder_or_file.is_dir() else folder_or_file
+    if not path.is_file():
+        raise InputError(
+            "there is no project file here",
+            where=path,
+            remedy=f"Give a folder with a {PROJECT_FILE}, or make one with: wingspan init {folder_or_file}",
+        )
+    return path
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2:
+        raise InputError("not of the form section.key=value", where=f"--set {override}", remedy="e.g. train.tokens=65536")
+    table = data
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise InputError(f"'{part}' is not a table", where=f"--set {override}", remedy="Set a key inside a table")
+    table[parts[-1]] = _toml_value(raw.strip())
+
+
+def _toml_value(raw: str) -> Any:
+    """`3`, `1e-4`, `true`, `[1, 2]` as TOML reads them; anything else is a string."""
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[str]) -> InputError:
+    """The first problem of a ValidationError, in the user's terms."""
+    problem = error.errors()[0]
+    location = [part for part in problem["loc"]]
+    names = [str(part) for part in location]
+    where = _where(path, text, location, overrides)
+    if problem["type"] == "extra_forbidden":
+        near = _nearest(str(location[-1]), _known_keys(location[:-1]))
+        remedy = f"Did you mean '{near}'?" if near else f"Known keys: {', '.join(sorted(_known_keys(location[:-1])))}"
+        return InputError(f"unknown key '{'.'.join(names)}'", where=where, remedy=remedy)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return InputError(f"'{'.'.join(names)}' is missing", where=path, remedy="Add it; wingspan init shows a whole file")
+    given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
+    return InputError(f"'{'.'.join(names)}': {message[0].lower()}{message[1:]}{given}", where=where, remedy="Change its value")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def _known_keys(location: Sequence[str | int]) -> set[str]:
+    """Keys of the table at `location`."""
+    model: Any = Project
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        model = next(kind for kind in _leaves(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return set(model.model_fields)
+
+
+def _leaves(annotation: Any) -> Iterable[Any]:
+    arguments = get_args(annotation)
+    if not arguments:
+        yield annotation
+    for argument in arguments:
+        yield from _leaves(argument)
+
+
+def _where(path: Path, text: str, location: Sequence[str | int], overrides: Sequence[str]) -> str:
+    """`file:line` of a key, or the override that set it."""
+    dotted = ".".join(str(part) for part in location)
+    for override in overrides:
+        if override.partition("=")[0].strip() == dotted:
+            return f"--set {override}"
+    line = _line_of(text, location)
+    return f"{path}:{line}" if line else str(path)
+
+
+def _line_of(text: str, location: Sequence[str | int]) -> int | None:
+    """The line of a key: the header of its table first, then the key below it."""
+    tables = [str(part) for part in location[:-1] if isinstance(part, str)]
+    index = next((part for part in location if isinstance(part, int)), 0)
+    key = str(location[-1])
+    header = re.compile(r"^\s*\[+\s*" + r"\s*\.\s*".join(map(re.escape, tables)) + r"\s*\]+") if tables else None
+    key_line = re.compile(rf"^\s*(\[+\s*)?([\"']?){re.escape(key)}\2\s*[=\].]")
+    seen, inside = -1, header is None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header is not None and header.match(line):
+            seen += 1
+            inside = seen == index
+        elif line.lstrip().startswith("[") and not key_line.match(line):
+            inside = header is None
+        elif inside and key_line.match(line):
+            return number
+    return None

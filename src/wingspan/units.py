@@ -1,0 +1,50 @@
+"""One way to say sizes, times, counts and money."""
+
+from __future__ import annotations
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+def size(bytes_: float) -> str:
+    """Bytes as a person reads them: `512 B`, `3.4 MiB`, `0.35 GiB`."""
+    if bytes_ < 1024:
+        return f"{bytes_:.0f} B"
+    for unit, scale in (("KiB", 1024), ("MiB", MIB), ("GiB", GIB), ("TiB", 1024 * GIB)):
+        if bytes_ < 1000 * scale or unit == "TiB":
+            return f"{bytes_ / scale:.3g} {unit}"
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: `0.4 s`, `3 min 20 s`, `2 h 5 min`, `17.3 days`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    if seconds < 48 * 3600:
+        hours, rest = divmod(round(seconds / 60), 60)
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    return f"{seconds / 86400:,.1f} days"
+
+
+def count(number: float) -> str:
+    """A count: `950`, `12.4k`, `135M`, `15T`."""
+    for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= scale:
+            return f"{number / scale:.3g}{suffix}"
+    return f"{number:.3g}" if number != int(number) else f"{int(number)}"
+
+
+def money(dollars: float) -> str:
+    """US dollars: `$0.0021`, `$12.40`, `$48,200`, `$24.1M`."""
+    if dollars >= 1e9:
+        return f"${dollars / 1e9:,.2f}B"
+    if dollars >= 1e6:
+        return f"${dollars / 1e6:,.1f}M"
+    if dollars >= 1000:
+        return f"${dollars:,.0f}"
+    return f"${dollars:.2f}" if dollars >= 0.01 or dollars == 0 else f"${dollars:.2g}"
