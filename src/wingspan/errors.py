@@ -71,9 +71,7 @@ def _explain_os_error(error: OSError) -> WingspanError | None:
             remedy="Nothing was half-written; free some space and give the same command again",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InputError(
-            "permission denied", where=where, remedy="Check who owns the file, or choose another folder"
-        )
+        return InputError("permission denied", where=where, remedy="Check who owns the file, or choose another folder")
     if error.errno == errno.ENOENT:
         return InputError("there is no such file", where=where, remedy="Check the path")
     if error.errno in (errno.EISDIR, errno.ENOTDIR):

@@ -300,7 +300,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) < 2:
-        raise InputError("not of the form section.key=value", where=f"--set {override}", remedy="e.g. train.tokens=65536")
+        raise InputError(
+            "not of the form section.key=value", where=f"--set {override}", remedy="e.g. train.tokens=65536"
+        )
     table = data
     for part in parts[:-1]:
         table = table.setdefault(part, {})
@@ -329,9 +331,13 @@ def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[
         return InputError(f"unknown key '{'.'.join(names)}'", where=where, remedy=remedy)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
-        return InputError(f"'{'.'.join(names)}' is missing", where=path, remedy="Add it; wingspan init shows a whole file")
+        return InputError(
+            f"'{'.'.join(names)}' is missing", where=path, remedy="Add it; wingspan init shows a whole file"
+        )
     given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
-    return InputError(f"'{'.'.join(names)}': {message[0].lower()}{message[1:]}{given}", where=where, remedy="Change its value")
+    return InputError(
+        f"'{'.'.join(names)}': {message[0].lower()}{message[1:]}{given}", where=where, remedy="Change its value"
+    )
 
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:

@@ -309,7 +309,9 @@ def _outside_identities(run: Run, spec: StageSpec) -> dict[str, str]:
 def _identity(path: Path) -> str:
     """Content of small files and folders, size and time of large ones."""
     if path.is_dir():
-        lines = [f"{child.relative_to(path)} {_identity(child)}" for child in sorted(path.rglob("*")) if child.is_file()]
+        lines = [
+            f"{child.relative_to(path)} {_identity(child)}" for child in sorted(path.rglob("*")) if child.is_file()
+        ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     status = path.stat()
     if status.st_size > _CONTENT_HASH_LIMIT:
@@ -345,7 +347,9 @@ def _records(run: Run, stage: str, path: str) -> dict[str, dict[str, Any]]:
     manifest = run.manifest(stage)
     if manifest is None:
         raise InputError(
-            f"stage '{stage}' has not been run", where=run.folder, remedy=f"Run it first: wingspan {stage}, or wingspan run"
+            f"stage '{stage}' has not been run",
+            where=run.folder,
+            remedy=f"Run it first: wingspan {stage}, or wingspan run",
         )
     outputs: dict[str, dict[str, Any]] = manifest["outputs"]
     records = {name: one for name, one in outputs.items() if not path or name == path or name.startswith(path + "/")}
