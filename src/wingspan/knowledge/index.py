@@ -1,7 +1,7 @@
 """The posts index: full text search in one SQLite file (or in memory), exact deletion.
 
 SQLite's FTS5 ranks by BM25 and answers in milliseconds over hundreds of thousands of posts. A removed
-post leaves no trace: rows are overwritten (`secure_delete`), full text segments too.
+post leaves no trace: its row is overwritten (`secure_delete`) and the full text segments are merged anew.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class PostIndex:
             self._database = sqlite3.connect(path or ":memory:", check_same_thread=False)
             self._database.execute("pragma secure_delete = on")
             self._database.executescript(_SCHEMA)
-            self._database.execute("insert into words (words, rank) values ('secure-delete', 1)")
         except sqlite3.DatabaseError as error:
             raise WorkError(
                 f"the posts index is damaged: {error}",
@@ -61,9 +60,10 @@ class PostIndex:
     def remove(self, post_ids: Iterable[str]) -> int:
         """Remove posts for good; returns how many were there."""
         with self._lock, self._database:
-            return self._database.executemany(
-                "delete from posts where post_id = ?", [(one,) for one in post_ids]
-            ).rowcount
+            cursor = self._database.executemany("delete from posts where post_id = ?", [(one,) for one in post_ids])
+            if removed := cursor.rowcount:
+                self._database.execute("insert into words (words) values ('optimize')")
+        return removed
 
     def get(self, post_id: str) -> SourcePost | None:
         """The post of that id."""
