@@ -20,14 +20,17 @@ class Figure:
     high: float | None = None
 
     def as_json(self) -> dict[str, Any]:
+        """The fields that are known."""
         return {key: value for key, value in asdict(self).items() if value not in (None, "")}
 
 
 def measured(value: float, unit: str, source: str = "") -> Figure:
+    """A value that this run measured."""
     return Figure(value, unit, "measured", source)
 
 
 def published(value: float, unit: str, source: str) -> Figure:
+    """A value that somebody published; `source` says who."""
     return Figure(value, unit, "published", source)
 
 

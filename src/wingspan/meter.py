@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,10 +60,8 @@ def _rapl_joules() -> float | None:
 
 def _reset_peak_memory() -> None:
     """Ask Linux to forget the peak of the process so far, so that each stage has its own."""
-    try:
+    with suppress(OSError):  # elsewhere the peak covers the whole process
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # the peak then covers the whole process
 
 
 def peak_memory_bytes() -> int:

@@ -46,10 +46,11 @@ class SilentProgress:
 
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        """A bar that nobody sees."""
         yield _SilentTask()
 
     def say(self, line: str) -> None:
-        pass
+        """A line that nobody reads."""
 
 
 class ProgressFile:
@@ -62,6 +63,7 @@ class ProgressFile:
         self._last = 0.0
 
     def update(self, name: str, done: float, total: float | None, unit: str, note: str = "") -> None:
+        """Write what is being done, unless that was done less than `every_s` ago."""
         now = time.time()
         if now - self._last < self._every_s and done != total:
             return

@@ -322,7 +322,7 @@ def _toml_value(raw: str) -> Any:
 def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[str]) -> InputError:
     """The first problem of a ValidationError, in the user's terms."""
     problem = error.errors()[0]
-    location = [part for part in problem["loc"]]
+    location = list(problem["loc"])
     names = [str(part) for part in location]
     where = _where(path, text, location, overrides)
     if problem["type"] == "extra_forbidden":
@@ -368,7 +368,7 @@ def _where(path: Path, text: str, location: Sequence[str | int], overrides: Sequ
     """`file:line` of a key, or the override that set it."""
     dotted = ".".join(str(part) for part in location)
     for override in overrides:
-        if override.partition("=")[0].strip() == dotted:
+        if f"{override.partition('=')[0].strip()}.".startswith(f"{dotted}."):
             return f"--set {override}"
     line = _line_of(text, location)
     return f"{path}:{line}" if line else str(path)

@@ -97,7 +97,7 @@ def perform(run: Run, name: str, progress: Progress, *, force: bool = False) -> 
 def _work(spec: StageSpec) -> StageWork:
     """The stage's function, imported only now: most commands need no torch."""
 
-    def work(context: "object") -> object:
+    def work(context: object) -> object:
         module, _, function = spec.work.partition(":")
         loaded: Callable[[object], object] = getattr(import_module(module), function)
         return loaded(context)

@@ -11,9 +11,9 @@ def size(bytes_: float) -> str:
     if bytes_ < 1024:
         return f"{bytes_:.0f} B"
     for unit, scale in (("KiB", 1024), ("MiB", MIB), ("GiB", GIB), ("TiB", 1024 * GIB)):
-        if bytes_ < 1000 * scale or unit == "TiB":
+        if bytes_ < 1000 * scale:
             return f"{bytes_ / scale:.3g} {unit}"
-    raise AssertionError
+    return f"{bytes_ / (1024 * 1024 * GIB):.3g} PiB"
 
 
 def duration(seconds: float) -> str:

@@ -63,6 +63,7 @@ class Run:
     base: Path
 
     def stage(self, name: str) -> Path:
+        """The folder of a published stage."""
         return self.folder / name
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
@@ -96,6 +97,7 @@ class StageContext:
 
     @property
     def project(self) -> Project:
+        """The settings of this run."""
         return self.run.project
 
     def read(self, artefact: str) -> Path:

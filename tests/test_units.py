@@ -1,0 +1,30 @@
+"""Sizes, times, counts and money as a person reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from wingspan import units
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "text"),
+    [
+        (units.size, 512, "512 B"),
+        (units.size, 3.4 * 1024**2, "3.4 MiB"),
+        (units.size, 999 * 1024**3, "999 GiB"),
+        (units.size, 2.5 * 1024**5, "2.5 PiB"),
+        (units.duration, 0.44, "0.4 s"),
+        (units.duration, 200, "3 min 20 s"),
+        (units.duration, 7500, "2 h 5 min"),
+        (units.duration, 86400 * 17.26, "17.3 days"),
+        (units.count, 134_515_008, "135M"),
+        (units.count, 950, "950"),
+        (units.count, 1.5e13, "15T"),
+        (units.money, 0.0021, "$0.0021"),
+        (units.money, 48_200, "$48,200"),
+        (units.money, 24_100_000, "$24.1M"),
+    ],
+)
+def test_units(function: object, value: float, text: str) -> None:
+    assert function(value) == text  # type: ignore[operator]
