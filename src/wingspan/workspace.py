@@ -184,7 +184,7 @@ def lock(run: Run, command: str) -> Iterator[None]:
 def is_locked(run: Run) -> bool:
     """Whether some process works on the run folder now."""
     try:
-        with (run.folder / _LOCK).open("a+") as stream:
+        with (run.folder / _LOCK).open() as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

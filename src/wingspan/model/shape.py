@@ -155,7 +155,7 @@ class ModelShape:
             rope_theta=float(rope.get("rope_theta") or config.get("rope_theta", 10_000.0)),
             norm_eps=config.get("rms_norm_eps", 1e-6),
             max_positions=config.get("max_position_embeddings", 8192),
-            experts=config.get("num_experts", 0),
+            experts=config.get("num_experts") or config.get("num_local_experts", 0),  # transformers 5 writes the latter
             experts_per_token=config.get("num_experts_per_tok", 0),
             expert_ffn=config.get("moe_intermediate_size", 0),
         )
@@ -188,7 +188,7 @@ def _from_dials(model: ModelSection) -> ModelShape:
     """
     assert model.depth is not None
     hidden = model.hidden or 64 * model.depth
-    head_dim = model.head_dim or (128 if hidden >= 1024 else 64)
+    head_dim = model.head_dim or (128 if hidden >= 1024 and hidden % 128 == 0 else 64)
     heads = model.heads or max(1, hidden // head_dim)
     kv_heads = model.kv_heads or heads
     if heads % kv_heads:
