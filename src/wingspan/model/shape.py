@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +132,7 @@ class ModelShape:
         return config
 
     @classmethod
-    def from_hf_config(cls, config: dict[str, Any], where: str = "config.json") -> ModelShape:
+    def from_hf_config(cls, config: Mapping[str, Any], where: str = "config.json") -> ModelShape:
         """The shape of a Hugging Face checkpoint; raises InputError for a network wingspan cannot train."""
         name = (config.get("architectures") or ["?"])[0]
         if name not in _HF_CLASSES:

@@ -1,0 +1,86 @@
+"""Cross-entropy of a linear head without ever holding the logits of the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+IGNORED = -100  # the target of a token that is not to be predicted
+
+_LOGITS_PER_CHUNK = 1 << 24  # 64 MiB in float32
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """Sum over tokens of -log softmax(hidden @ weight')[target], float32; targets of -100 count nothing.
+
+    hidden (tokens, H), weight (V, H) in any precision, targets (tokens,). With `group`, each rank holds
+    an equal slice of the vocabulary in `weight` (as torch.chunk cuts it), and the gradient of `hidden`
+    is this rank's summand. Gradients are made in the forward pass, chunk by chunk, so that the logits
+    are computed once and freed at once.
+    """
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, group)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None) -> Tensor:
+        matrix = weight.to(hidden.dtype)
+        vocabulary = matrix.shape[0]
+        start = _first_token(vocabulary, group, weight.device)
+        wanted = any(ctx.needs_input_grad[:2])
+        hidden_gradient = torch.empty_like(hidden) if wanted else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        rows = max(1, _LOGITS_PER_CHUNK // vocabulary)
+        for begin in range(0, hidden.shape[0], rows):
+            chunk, wanted_token = hidden[begin : begin + rows], targets[begin : begin + rows]
+            logits = (chunk @ matrix.T).float()
+            nll, probabilities, index, here = _softmax(logits, wanted_token - start, group)
+            valid = (wanted_token != IGNORED).float()
+            loss += (nll * valid).sum()
+            if hidden_gradient is not None and weight_gradient is not None:
+                probabilities.scatter_add_(1, index[:, None], -here[:, None])
+                gradient = probabilities.mul_(valid[:, None]).to(hidden.dtype)
+                torch.mm(gradient, matrix, out=hidden_gradient[begin : begin + rows])
+                weight_gradient += gradient.T @ chunk
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.weight_dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        weight_gradient = weight_gradient.mul_(gradients[0]).to(ctx.weight_dtype)
+        return hidden_gradient.mul_(gradients[0]), weight_gradient, None, None
+
+
+def _first_token(vocabulary: int, group: ProcessGroup | None, device: torch.device) -> int | Tensor:
+    """The first token of this rank's slice: the sum of the slices before it."""
+    if group is None:
+        return 0
+    sizes = torch.zeros(group.size(), dtype=torch.int64, device=device)
+    sizes[group.rank()] = vocabulary
+    dist.all_reduce(sizes, group=group)
+    return sizes[: group.rank()].sum()
+
+
+def _softmax(logits: Tensor, targets: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss per row, probabilities (written over the logits), the target's column and whether it is here."""
+    top = logits.amax(-1)
+    if group is not None:
+        dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
+    logits.sub_(top[:, None])
+    here = ((targets >= 0) & (targets < logits.shape[1])).float()
+    index = targets.clamp(0, logits.shape[1] - 1)
+    picked = logits.gather(1, index[:, None])[:, 0] * here
+    logits.exp_()
+    total = logits.sum(-1)
+    if group is not None:
+        dist.all_reduce(picked, group=group)
+        dist.all_reduce(total, group=group)
+    return total.log() - picked, logits.div_(total[:, None]), index, here
