@@ -17,13 +17,14 @@ import gguf
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from wingspan.assets import OPEN_MODELS, asset_name, cache_folder, fetch
 from wingspan.errors import InputError, WorkError
 from wingspan.model.chat import TEMPLATE
+from wingspan.model.checkpoint import open_folder
+from wingspan.model.network import Decoder
 from wingspan.model.shape import ModelShape
 
 Weights = Literal["f16", "q8_0"]
@@ -102,8 +103,8 @@ def write_gguf(folder: Path, path: Path, weights: Weights) -> None:
     Matrices become `weights`, norms stay float32. Raises InputError for a network or a tokenizer that
     llama.cpp has no name for. The file is whole or absent.
     """
-    config = json.loads((folder / "config.json").read_text())
-    shape = ModelShape.from_hf_config(config, where=str(folder / "config.json"))
+    checkpoint = open_folder(folder)
+    shape = checkpoint.shape
     if shape.architecture not in _ARCHITECTURES:
         raise InputError(
             f"a {shape.architecture} network cannot be exported to GGUF",
@@ -113,10 +114,9 @@ def write_gguf(folder: Path, path: Path, weights: Weights) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[shape.architecture]])
     _add_shape(writer, shape, weights)
-    _add_tokenizer(writer, folder, config, shape.vocab)
-    state = _Checkpoint(folder)
-    for hf_name, gguf_name, size in _parameters(shape):
-        values = state.read(hf_name).reshape(size)
+    _add_tokenizer(writer, folder, shape.vocab)
+    for hf_name, gguf_name, _ in _parameters(shape):
+        values = checkpoint.tensor(hf_name).float().numpy()
         if heads := _rotated_heads(hf_name, shape):
             values = _halves_to_pairs(values, heads)
         kind = _QUANTISED[weights] if values.ndim == 2 else gguf.GGMLQuantizationType.F32
@@ -131,35 +131,15 @@ def write_gguf(folder: Path, path: Path, weights: Weights) -> None:
 # --- the network ---------------------------------------------------------------------------------------------
 
 
-def _parameters(shape: ModelShape) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+def _parameters(shape: ModelShape) -> Iterator[tuple[str, str, torch.Size]]:
     """(name in Hugging Face folders, name in GGUF, size [out, in] or [width]) of every parameter."""
     names = gguf.get_tensor_name_map(_ARCHITECTURES[shape.architecture], shape.layers)
-    for name, size in _hf_parameters(shape):
+    with torch.device("meta"):
+        network = Decoder(shape)
+    for name, parameter in network.named_parameters():
         found = names.get_name(name, try_suffixes=(".weight",))
         assert found is not None, name
-        yield name, found, size
-
-
-def _hf_parameters(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    hidden, queries, keys = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    yield "model.embed_tokens.weight", (shape.vocab, hidden)
-    for layer in range(shape.layers):
-        block = f"model.layers.{layer}"
-        yield f"{block}.input_layernorm.weight", (hidden,)
-        yield f"{block}.self_attn.q_proj.weight", (queries, hidden)
-        yield f"{block}.self_attn.k_proj.weight", (keys, hidden)
-        yield f"{block}.self_attn.v_proj.weight", (keys, hidden)
-        yield f"{block}.self_attn.o_proj.weight", (hidden, queries)
-        if shape.qk_norm:
-            yield f"{block}.self_attn.q_norm.weight", (shape.head_dim,)
-            yield f"{block}.self_attn.k_norm.weight", (shape.head_dim,)
-        yield f"{block}.post_attention_layernorm.weight", (hidden,)
-        yield f"{block}.mlp.gate_proj.weight", (shape.ffn, hidden)
-        yield f"{block}.mlp.up_proj.weight", (shape.ffn, hidden)
-        yield f"{block}.mlp.down_proj.weight", (hidden, shape.ffn)
-    yield "model.norm.weight", (hidden,)
-    if not shape.tie_embeddings:
-        yield "lm_head.weight", (shape.vocab, hidden)
+        yield name, found, parameter.shape
 
 
 def _rotated_heads(name: str, shape: ModelShape) -> int:
@@ -181,21 +161,6 @@ def _halves_to_pairs(values: NDArray[np.float32], heads: int) -> NDArray[np.floa
 def _pairs_to_halves(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """The inverse of _halves_to_pairs."""
     return values.reshape(heads, -1, 2, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-
-
-class _Checkpoint:
-    """The safetensors of a folder, one file or sharded with an index, read one tensor at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        index = folder / "model.safetensors.index.json"
-        self._files: dict[str, str] = json.loads(index.read_text())["weight_map"] if index.is_file() else {}
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        file = self._folder / self._files.get(name, "model.safetensors")
-        with safe_open(file, framework="pt") as stream:
-            values: NDArray[np.float32] = stream.get_tensor(name).float().numpy()
-        return values
 
 
 def _add_shape(writer: gguf.GGUFWriter, shape: ModelShape, weights: Weights) -> None:
@@ -254,8 +219,9 @@ def _write_tokenizer(reader: gguf.GGUFReader, folder: Path, max_positions: int) 
     (folder / "chat_template.jinja").write_text(TEMPLATE)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, config: dict[str, Any], vocab: int) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocab: int) -> None:
     """Tokens in order of id, merges, special ids and the chat template; unused ids get a filler."""
+    config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokens = [f"[UNUSED{number}]" for number in range(vocab)]
     kinds = [gguf.TokenType.UNUSED] * vocab
