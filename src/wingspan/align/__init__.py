@@ -1,0 +1,1 @@
+"""Base model -> assistant: supervised fine-tuning on conversations, on train's loop."""

@@ -1,0 +1,134 @@
+"""Conversations -> rendered examples: what the assistant learns to say, and nothing else.
+
+Training refuses to start when an end of turn would not be learned: such an assistant never stops
+talking, and its loss looks fine all the while.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from wingspan.errors import InputError
+from wingspan.model.chat import ChatRenderer, Message, Rendered
+
+
+@dataclass(frozen=True)
+class Example:
+    """One rendered conversation; `post_ids` are the posts it rests on, so that deletions can follow them."""
+
+    conversation_id: str
+    kind: str
+    post_ids: tuple[str, ...]
+    token_ids: list[int]
+    supervised: list[bool]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of a file, and what happened to conversations longer than a sequence."""
+
+    examples: list[Example]
+    shortened: int
+    dropped: int
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return sum(len(example.token_ids) for example in self.examples)
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens that the assistant is trained to say."""
+        return sum(sum(example.supervised) for example in self.examples)
+
+    def kinds(self) -> dict[str, int]:
+        """Examples per kind of conversation."""
+        return dict(sorted(Counter(example.kind for example in self.examples).items()))
+
+
+def read_examples(folder: Path, split: str, renderer: ChatRenderer, sequence: int) -> Examples:
+    """The conversations of `split` ("train" or "held_out") in `folder`, rendered, at most `sequence` tokens each.
+
+    Raises InputError when there are none, or when a conversation does not teach the assistant to end its turn.
+    """
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    if not rows:
+        raise InputError(
+            f"there are no {split} conversations",
+            where=folder,
+            remedy="Add [[prepare.dialogues]], or raise prepare.grounded_dialogues or prepare.label_dialogues",
+        )
+    return render_examples(rows, renderer, sequence)
+
+
+def render_examples(rows: Iterable[dict[str, Any]], renderer: ChatRenderer, sequence: int) -> Examples:
+    """Render rows of the conversation schema; too long ones end at their last assistant turn that fits."""
+    examples: list[Example] = []
+    shortened = dropped = 0
+    for row in rows:
+        check_turns(row["messages"], row["conversation_id"])
+        messages, rendered = _fit(row["messages"], renderer, sequence)
+        if rendered is None:
+            dropped += 1
+            continue
+        check_supervision(messages, rendered, renderer.stop_id, row["conversation_id"])
+        shortened += len(messages) < len(row["messages"])
+        examples.append(
+            Example(
+                row["conversation_id"],
+                row["kind"],
+                tuple(row["post_ids"]),
+                rendered.token_ids,
+                rendered.supervised,
+            )
+        )
+    return Examples(examples, shortened, dropped)
+
+
+def check_turns(messages: Sequence[Message], conversation_id: str) -> None:
+    """Raise InputError for a conversation that does not end in the assistant's words."""
+    if not messages or messages[-1]["role"] != "assistant":
+        raise InputError(
+            "the conversation does not end with the assistant, so its end of turn would not be learned",
+            where=f"conversation {conversation_id}",
+            remedy="End it with an assistant message, or remove it",
+        )
+    if any(message["role"] == "assistant" and not message["content"].strip() for message in messages):
+        raise InputError(
+            "an assistant message is empty",
+            where=f"conversation {conversation_id}",
+            remedy="Give it words, or remove the conversation",
+        )
+
+
+def check_supervision(messages: Sequence[Message], rendered: Rendered, stop_id: int, conversation_id: str) -> None:
+    """Raise InputError unless every assistant turn ends in a supervised end-of-turn token."""
+    learned = sum(
+        token == stop_id and supervised
+        for token, supervised in zip(rendered.token_ids, rendered.supervised, strict=True)
+    )
+    turns = sum(message["role"] == "assistant" for message in messages)
+    if learned != turns:
+        raise InputError(
+            f"{learned} of {turns} assistant turns end in a token that is trained",
+            where=f"conversation {conversation_id}",
+            remedy="The chat form must supervise the end-of-turn token; an assistant without it never stops",
+        )
+
+
+def _fit(messages: list[Message], renderer: ChatRenderer, sequence: int) -> tuple[list[Message], Rendered | None]:
+    """The longest part from the start that ends with the assistant and fits; None when no part does."""
+    while messages:
+        rendered = renderer.render(messages)
+        if len(rendered.token_ids) <= sequence:
+            return messages, rendered
+        ends = [number for number, message in enumerate(messages[:-1]) if message["role"] == "assistant"]
+        messages = messages[: ends[-1] + 1] if ends else []
+    return [], None
