@@ -48,8 +48,9 @@ class ChatRenderer:
     """Conversations -> token ids, equal to what transformers renders with `TEMPLATE`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        ids = {token: tokenizer.token_to_id(token) for token in (START, STOP)}
-        missing = [token for token, number in ids.items() if number is None]
+        known = {token: tokenizer.token_to_id(token) for token in (START, STOP)}
+        ids = {token: number for token, number in known.items() if number is not None}
+        missing = [token for token in known if token not in ids]
         if missing:
             raise InputError(
                 f"the tokenizer has no token {', '.join(missing)}",
