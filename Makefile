@@ -9,10 +9,10 @@ demo: setup
 	$(BIN)/wingspan run examples/laptop
 
 test: setup system
-	$(if $(SHARED),WINGSPAN_SHARED=$(abspath $(SHARED))) $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered $(PYTEST)
+	$(if $(SHARED),WINGSPAN_SHARED=$(abspath $(SHARED))) $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered $(PYTEST)
 
 fast: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(PYTEST)
 
 check: setup
 	$(BIN)/ruff format --check .

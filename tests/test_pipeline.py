@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generate import write_project
 
+from generate import write_project
 from wingspan.stages import STAGE_NAMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
