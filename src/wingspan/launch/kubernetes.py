@@ -1,0 +1,78 @@
+"""The training job for Kubernetes: a JobSet (sigs.k8s.io/jobset) of one indexed job, a pod per node."""
+
+from __future__ import annotations
+
+import wingspan
+from wingspan.launch.cluster import MAX_RESTARTS, RENDEZVOUS_PORT, Ranks, dns_name
+
+_JOB_RESTARTS = 100  # of the whole set, after which it is marked failed
+_RESOURCES = (("TPU", "google.com/tpu"), ("MI", "amd.com/gpu"), ("Trainium", "aws.amazon.com/neuron"), ("Gaudi", "habana.ai/gaudi"))
+
+
+def jobset_manifest(ranks: Ranks) -> str:
+    """YAML for `kubectl apply`; set the image and the claim of the shared volume to your own."""
+    name = dns_name(ranks.name)
+    return f"""# Trains {ranks.name} on {ranks.nodes * ranks.per_node} x {ranks.device}.
+# Needs the JobSet controller, and a volume claim 'wingspan' with the project folder on storage all nodes share.
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: {name}
+spec:
+  failurePolicy:
+    maxRestarts: {_JOB_RESTARTS}
+  network:
+    enableDNSHostnames: true
+  replicatedJobs:
+    - name: workers
+      replicas: 1
+      template:
+        spec:
+          parallelism: {ranks.nodes}
+          completions: {ranks.nodes}
+          completionMode: Indexed
+          backoffLimit: 0
+          template:
+            spec:
+              restartPolicy: Never
+              hostNetwork: true
+              dnsPolicy: ClusterFirstWithHostNet
+              containers:
+                - name: train
+                  image: wingspan:{wingspan.__version__}
+                  workingDir: /project
+                  command:
+                    - torchrun
+                    - --nnodes={ranks.nodes}
+                    - --nproc-per-node={ranks.per_node}
+                    - --rdzv-id={name}
+                    - --rdzv-backend=c10d
+                    - --rdzv-endpoint={name}-workers-0-0.{name}:{RENDEZVOUS_PORT}
+                    - --max-restarts={MAX_RESTARTS}
+                    - -m
+                    - wingspan
+                    - train
+                    - {ranks.project}
+                  ports:
+                    - containerPort: {RENDEZVOUS_PORT}
+                  resources:
+                    limits:
+                      {_resource(ranks.device)}: {ranks.per_node}
+                  volumeMounts:
+                    - name: project
+                      mountPath: /project
+                    - name: shared-memory
+                      mountPath: /dev/shm
+              volumes:
+                - name: project
+                  persistentVolumeClaim:
+                    claimName: wingspan
+                - name: shared-memory
+                  emptyDir:
+                    medium: Memory
+"""
+
+
+def _resource(device: str) -> str:
+    """The name under which the cluster counts a kind of device."""
+    return next((resource for start, resource in _RESOURCES if device.lower().startswith(start.lower())), "nvidia.com/gpu")
