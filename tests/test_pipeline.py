@@ -21,7 +21,7 @@ from wingspan.stages import STAGE_NAMES
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 
 # Records of time and of this machine's speed differ from run to run; everything else must not.
-MEASUREMENTS = ("plan.json", "plan.html", "rehearsal.json", "metrics.jsonl", "scores.json", "launch/")
+MEASUREMENTS = ("plan.json", "plan.html", "rehearsal.json", "metrics.jsonl", "scores.json", "ledger/")
 
 
 def wingspan(*arguments: str | Path) -> list[str]:
@@ -59,14 +59,14 @@ def results(run: Path) -> dict[str, Any]:
         if not name.startswith(MEASUREMENTS)
     }
     scores = json.loads((run / "evaluate" / "scores.json").read_text())
-    losses = [
-        json.loads(line)["loss"]
+    steps = {
+        f"{stage} {record['step']}": record["loss"]  # a step repeated after a kill: the last one counts
         for stage in ("train", "align")
-        for line in (run / stage / "metrics.jsonl").read_text().splitlines()
-        if "loss" in json.loads(line)
-    ]
+        for record in map(json.loads, (run / stage / "metrics.jsonl").read_text().splitlines())
+        if "loss" in record
+    }
     rehearsal = json.loads((run / "rehearse" / "rehearsal.json").read_text())
-    return hashes | {"scores": scores["tasks"], "losses": losses, "kinds": rehearsal["kinds"]}
+    return hashes | {"scores": scores["tasks"], "losses": steps, "kinds": rehearsal["kinds"]}
 
 
 def test_a_run_ends_with_an_assistant_a_report_and_scores(whole: Path) -> None:
