@@ -233,6 +233,7 @@ class Evaluate(Section):
     distractors: Positive = Field(default=3, description="wrong replies beside the right one")
     sentiment_posts: Positive = Field(default=200, description="held-out rated posts scored")
     citation_questions: Positive = Field(default=24, description="questions answered and checked")
+    answer_tokens: Positive = Field(default=64, description="longest answer to such a question, tokens")
     resamples: Positive = Field(default=2000, description="bootstrap resamples of each interval")
 
 
