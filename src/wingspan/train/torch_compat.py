@@ -1,10 +1,8 @@
-"""Every use of a private or unstable part of torch 2.13, in one place; tests/train/test_torch_compat.py holds each.
-
-When torch is updated, this file and its test say what moved.
-"""
+"""Every private torch API that wingspan uses, in one place, each with a test (torch 2.13)."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -14,11 +12,43 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import ProcessGroup
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.distributed_c10d import GroupName, _resolve_process_group  # type: ignore[attr-defined]
+from torch.distributed.pipelining import schedules
+from torch.distributed.pipelining._utils import InferenceMode
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 WRAPPERS = (DTensor, AsyncCollectiveTensor)  # tensor classes that hold a local tensor and dispatch on it again
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has bfloat16 matrix instructions that torch uses."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def static_pipeline_shapes() -> Iterator[None]:
+    """Inside, pipeline schedules trust the shapes their stages were given, without asking the neighbours.
+
+    The stock warm-up exchanges messages and reads a tensor's value, neither of which works among fake
+    ranks or with fake tensors.
+    """
+
+    def trust(schedule: Any, stages: Any, *rest: Any) -> None:
+        for stage in stages:
+            stage._inference_mode = InferenceMode.STATIC
+
+    stock = schedules._PipelineSchedule._warmup_p2p
+    schedules._PipelineSchedule._warmup_p2p = trust  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        schedules._PipelineSchedule._warmup_p2p = stock  # type: ignore[method-assign]
+
+
+def hush_redistribution() -> None:
+    """Silence the advice to flatten meshes: gathering a parameter for export is rare, its order does not matter."""
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
 def start_fake_process_group(rank: int, world_size: int) -> None:
