@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,8 @@ def write_model(folder: Path, seed: int, architecture: str = "qwen3") -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("tiny"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Path]:
+    return write_model
