@@ -1,0 +1,1 @@
+"""prepare: posts -> conversations -> tokens."""
