@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from wingspan.errors import InputError
 from wingspan.model.chat import ChatRenderer, Message, Rendered
+from wingspan.model.loss import IGNORED
+from wingspan.train.data import PackedPieces, Piece
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,18 @@ class Example:
     token_ids: list[int]
     supervised: list[bool]
 
+    @property
+    def predictions(self) -> int:
+        """Tokens that the assistant is trained to say."""
+        return sum(self.supervised)
+
+    def piece(self) -> Piece:
+        """Inputs, and for each the token that follows where it is supervised; ends with the last such token."""
+        end = max(number for number, learned in enumerate(self.supervised) if learned)
+        following = np.asarray(self.token_ids[1 : end + 1], dtype=np.int64)
+        learned = np.asarray(self.supervised[1 : end + 1])
+        return np.asarray(self.token_ids[:end], dtype=np.int64), np.where(learned, following, IGNORED)
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -38,18 +53,19 @@ class Examples:
     dropped: int
 
     @property
-    def tokens(self) -> int:
-        """All tokens."""
-        return sum(len(example.token_ids) for example in self.examples)
-
-    @property
-    def supervised_tokens(self) -> int:
+    def predictions(self) -> int:
         """Tokens that the assistant is trained to say."""
-        return sum(sum(example.supervised) for example in self.examples)
+        return sum(example.predictions for example in self.examples)
 
     def kinds(self) -> dict[str, int]:
         """Examples per kind of conversation."""
         return dict(sorted(Counter(example.kind for example in self.examples).items()))
+
+    def packed(self, sequence: int, padding: int) -> PackedPieces:
+        """Several conversations per row of `sequence` tokens, without attention across them."""
+        pieces = [example.piece() for example in self.examples]
+        lengths = np.array([len(inputs) for inputs, _ in pieces], dtype=np.int64)
+        return PackedPieces(lengths, lambda number: pieces[number], sequence, padding)
 
 
 def read_examples(folder: Path, split: str, renderer: ChatRenderer, sequence: int) -> Examples:
