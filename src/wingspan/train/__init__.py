@@ -1,0 +1,1 @@
+"""Train: tokens -> base model."""

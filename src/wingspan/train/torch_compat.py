@@ -39,7 +39,7 @@ def static_pipeline_shapes() -> Iterator[None]:
             stage._inference_mode = InferenceMode.STATIC
 
     stock = schedules._PipelineSchedule._warmup_p2p
-    schedules._PipelineSchedule._warmup_p2p = trust  # type: ignore[method-assign]
+    schedules._PipelineSchedule._warmup_p2p = trust  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:

@@ -1,0 +1,222 @@
+"""Samples for the loop: documents of the token shards packed into rows, whole where they fit.
+
+A document of n tokens (its end included) is n predictions: each token from those before it, the first
+from the end of the document before. Documents longer than a row are cut into windows. Attention never
+crosses documents or windows, so packing changes no prediction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wingspan.errors import DamagedArtefact, InputError, WorkError
+from wingspan.model.loss import IGNORED
+from wingspan.train.order import Indices, permute
+
+Piece = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets, equally long; a target of -100 is not predicted
+
+_REMEDY = "Run prepare again: wingspan prepare --force"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of packed documents, each field (rows, sequence) int64; padding is document -1, target -100."""
+
+    tokens: Tensor
+    targets: Tensor
+    positions: Tensor
+    documents: Tensor
+
+    @property
+    def predictions(self) -> int:
+        """Tokens that are predicted."""
+        return int((self.targets != IGNORED).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(*(field.to(device, non_blocking=True) for field in vars(self).values()))
+
+    def padded(self, rows: int) -> Batch:
+        """The batch with rows of padding added up to `rows`."""
+        fills = {"tokens": 0, "targets": IGNORED, "positions": 0, "documents": -1}
+        missing = rows - len(self.tokens)
+        return Batch(**{name: F.pad(getattr(self, name), (0, 0, 0, missing), value=fills[name]) for name in fills})
+
+    def split(self, rows: int) -> list[Batch]:
+        """Micro-batches of at most `rows` rows."""
+        fields = [field.split(rows) for field in vars(self).values()]
+        return [Batch(*parts) for parts in zip(*fields, strict=True)]
+
+
+class Batches(Protocol):
+    """What the loop trains on: a fixed number of samples, any of them in any order."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, samples: Indices) -> Batch:
+        """The rows of these samples."""
+        ...
+
+
+class PackedPieces:
+    """Pieces of text packed into rows of `sequence` tokens; one row is one sample.
+
+    `read(i)` gives inputs and targets of piece i, `lengths[i]` long; `padding` is the token id that fills rows.
+    """
+
+    def __init__(self, lengths: NDArray[Any], read: Callable[[int], Piece], sequence: int, padding: int) -> None:
+        self._read, self._sequence, self._padding = read, sequence, padding
+        rows = pack(lengths, sequence)
+        self._pieces = np.argsort(rows, kind="stable")
+        self._starts = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=1))))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1 if len(self._pieces) else 0
+
+    def batch(self, samples: Indices) -> Batch:
+        """The rows of these samples."""
+        shape = (len(samples), self._sequence)
+        tokens, targets = np.full(shape, self._padding), np.full(shape, IGNORED)
+        positions, documents = np.zeros(shape, np.int64), np.full(shape, -1)
+        for row, sample in enumerate(samples):
+            begin = 0
+            for document, piece in enumerate(self._pieces[self._starts[sample] : self._starts[sample + 1]]):
+                inputs, wanted = self._read(int(piece))
+                end = begin + len(inputs)
+                tokens[row, begin:end], targets[row, begin:end] = inputs, wanted
+                positions[row, begin:end], documents[row, begin:end] = np.arange(len(inputs)), document
+                begin = end
+        return Batch(*(torch.from_numpy(field) for field in (tokens, targets, positions, documents)))
+
+
+def pack(lengths: NDArray[Any], capacity: int) -> Indices:
+    """The row of each piece: best-fit decreasing, in time linear in the pieces plus capacity squared.
+
+    Longest pieces first, equal lengths together; each group goes into the fullest rows that still hold
+    it, then into new rows. Raises ValueError for a piece longer than a row.
+    """
+    if len(lengths) and int(lengths.max()) > capacity:
+        raise ValueError(f"a piece of {lengths.max()} tokens does not fit into {capacity}")
+    row_of = np.full(len(lengths), -1, dtype=np.int64)
+    by_length = np.argsort(-lengths, kind="stable")
+    groups = np.split(by_length, np.flatnonzero(np.diff(lengths[by_length])) + 1) if len(lengths) else []
+    open_rows: dict[int, Indices] = {}  # free tokens -> rows
+    made = 0
+    for group in groups:
+        length = int(lengths[group[0]])
+        pending = group
+        for free in range(length, capacity):
+            while len(pending) and len(rows := open_rows.get(free, _NO_ROWS)):
+                used, open_rows[free] = rows[: len(pending)], rows[len(pending) :]
+                row_of[pending[: len(used)]], pending = used, pending[len(used) :]
+                _put_back(open_rows, free - length, used)
+        per_row = capacity // length
+        new = made + np.arange(len(pending)) // per_row
+        row_of[pending] = new
+        if len(pending):
+            counts = np.bincount(new - made)
+            for count in np.unique(counts):
+                _put_back(open_rows, capacity - int(count) * length, made + np.flatnonzero(counts == count))
+            made += len(counts)
+    return row_of
+
+
+_NO_ROWS: Indices = np.empty(0, dtype=np.int64)
+
+
+def _put_back(open_rows: dict[int, Indices], free: int, rows: Indices) -> None:
+    if free:
+        open_rows[free] = np.concatenate((open_rows.get(free, _NO_ROWS), rows))
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """One split of prepare's tokens: mapped shards and the documents in them."""
+
+    tokens: tuple[NDArray[Any], ...]  # per shard
+    shard: Indices  # per document
+    offset: Indices
+    length: Indices  # tokens, the end of the document included
+    bytes: Indices  # of the text in UTF-8
+    end_of_document: int
+    vocab: int
+
+    def select(self, documents: Indices) -> TokenSplit:
+        """The same split with these documents only."""
+        chosen = {name: getattr(self, name)[documents] for name in ("shard", "offset", "length", "bytes")}
+        return replace(self, **chosen)
+
+    def sample(self, tokens: int, seed: int) -> TokenSplit:
+        """Random documents of about `tokens` tokens in all; at least one where there are any."""
+        order = permute(np.arange(len(self.length)), max(1, len(self.length)), seed, 0)
+        return self.select(order[: 1 + int(np.searchsorted(self.length[order].cumsum(), tokens))])
+
+    def packed(self, sequence: int) -> PackedPieces:
+        """The documents in rows of `sequence` tokens."""
+        windows = -(-self.length // sequence)
+        document = np.repeat(np.arange(len(windows)), windows)
+        number = np.arange(len(document)) - np.repeat(windows.cumsum() - windows, windows)
+        begin = self.offset[document] + number * sequence
+        length = np.minimum(sequence, self.length[document] - number * sequence)
+        shard = self.shard[document]
+
+        def read(piece: int) -> Piece:
+            stream, first, last = self.tokens[shard[piece]], int(begin[piece]), int(begin[piece] + length[piece])
+            before = stream[first - 1 : last - 1] if first else np.append(self.end_of_document, stream[: last - 1])
+            return before, stream[first:last]
+
+        return PackedPieces(length, read, sequence, self.end_of_document)
+
+
+def open_split(folder: Path, split: str, *, verify: bool = True) -> TokenSplit:
+    """Map the shards of a split that tokens/index.json names, after checking their hashes.
+
+    Raises InputError for a missing split, WorkError for a missing shard, DamagedArtefact for a changed one.
+    """
+    index = json.loads((folder / "index.json").read_text())
+    if split not in index["splits"]:
+        raise InputError(f"there are no '{split}' tokens", where=folder / "index.json", remedy=_REMEDY)
+    shards = index["splits"][split]
+    tables = []
+    for shard in shards:
+        path = folder / shard["file"]
+        documents = path.with_suffix("").with_suffix(".documents.parquet")
+        for file in (path, documents):
+            if not file.is_file():
+                raise WorkError("a token shard is missing", where=file, remedy=_REMEDY)
+        if verify:
+            _verify(path, shard["sha256"])
+        tables.append(pq.read_table(documents, columns=["offset", "length", "bytes"]))
+    columns = {name: [table[name].to_numpy() for table in tables] for name in ("offset", "length", "bytes")}
+    return TokenSplit(
+        tokens=tuple(_map(folder / shard["file"], index["dtype"]) for shard in shards),
+        shard=np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
+        **{name: np.concatenate([_NO_ROWS, *values]).astype(np.int64) for name, values in columns.items()},
+        end_of_document=index["end_of_document"],
+        vocab=index["vocab"],
+    )
+
+
+def _map(path: Path, dtype: str) -> NDArray[Any]:
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+
+
+def _verify(path: Path, expected: str) -> None:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise DamagedArtefact(path, expected, found, _REMEDY)

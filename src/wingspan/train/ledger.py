@@ -1,0 +1,92 @@
+"""The ledger: which samples each step consumed, so that exactly-once can be proved after any crash.
+
+One JSON line per step. A run that fell back to a checkpoint repeats steps; the last line of a step
+counts, because its weights are the ones that went on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wingspan.errors import WorkError
+
+FILE = "steps.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A step: the numbers of its first sample and of samples, tokens predicted, whether it was skipped."""
+
+    step: int
+    first: int
+    samples: int
+    tokens: int
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a ledger proves: samples and tokens used, steps repeated after a resume, steps skipped."""
+
+    steps: int
+    samples: int
+    tokens: int
+    repeated: int
+    skipped: int
+
+
+class Ledger:
+    """Appends steps to the ledger of a run; a torn last line of a killed run is cut off first."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / FILE
+        whole = self._path.read_bytes().rpartition(b"\n") if self._path.is_file() else (b"", b"", b"")
+        self._stream = self._path.open("r+b" if self._path.is_file() else "wb")
+        self._stream.truncate(len(whole[0]) + len(whole[1]))
+        self._stream.seek(0, 2)
+
+    def record(self, entry: Entry) -> None:
+        """Append one step."""
+        self._stream.write((json.dumps(asdict(entry)) + "\n").encode())
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def entries(folder: Path) -> Iterator[Entry]:
+    """All lines of a ledger, in the order they were written."""
+    for line in (folder / FILE).read_text().splitlines():
+        yield Entry(**json.loads(line))
+
+
+def audit(folder: Path) -> Audit:
+    """Prove that the steps used each sample number exactly once, in order, without a gap.
+
+    Raises WorkError naming the first step that did not.
+    """
+    lines = list(entries(folder))
+    last = {entry.step: entry for entry in lines}
+    expected = 0
+    for number, step in enumerate(sorted(last)):
+        entry = last[step]
+        if step != number or entry.first != expected:
+            raise WorkError(
+                f"step {step} starts at sample {entry.first}, expected step {number} at {expected}",
+                where=folder / FILE,
+                remedy="The run used some samples twice or never; train again",
+            )
+        expected += entry.samples
+    used = last.values()
+    return Audit(
+        steps=len(last),
+        samples=expected,
+        tokens=sum(entry.tokens for entry in used),
+        repeated=len(lines) - len(last),
+        skipped=sum(entry.skipped for entry in used),
+    )

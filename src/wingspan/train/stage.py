@@ -1,0 +1,111 @@
+"""The train stage: prepare's tokens and a start -> a base model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from typing import Any
+
+from wingspan.errors import InputError
+from wingspan.model.checkpoint import Folder, open_folder
+from wingspan.model.gguf import open_model_folder
+from wingspan.model.shape import ModelShape, shape_of
+from wingspan.project import Project, Train
+from wingspan.train.data import TokenSplit, open_split
+from wingspan.train.export import export
+from wingspan.train.loop import Recipe, fit
+from wingspan.train.processes import is_first_rank, processes
+from wingspan.train.score import bits_per_byte
+from wingspan.train.start import read_layout, start_part
+from wingspan.workspace import StageContext
+
+_TOKENS_PER_PARAMETER = 20  # compute-optimal (Hoffmann et al. 2022)
+_SCORED_SHARE = 0.1  # of the token budget: what scoring the held-out posts, once, may read
+
+
+def work(context: StageContext) -> dict[str, Any]:
+    """Train, score held-out posts before and after, export; goes on where a killed run left off.
+
+    Raises InputError for a layout or a batch that does not divide, or a tokenizer larger than the model.
+    """
+    began = time.perf_counter()
+    project, settings, seed = context.project, context.project.train, context.project.project.seed
+    with processes() as device:
+        folder = _start_folder(context)
+        shape = shape_of(project.model) if folder is None else folder.shape
+        posts, held_out = (
+            open_split(context.read("prepare/tokens"), split, verify=is_first_rank()) for split in ("train", "held_out")
+        )
+        _check(posts, shape, project)
+        recipe = _recipe(project, shape)
+        scored = held_out.sample(round(_SCORED_SHARE * recipe.steps * _tokens_per_step(settings)), seed)
+        part = start_part(
+            shape,
+            read_layout(context.read("plan/layout.json")),
+            seed if folder is None else folder,
+            sequence=settings.sequence,
+            global_batch=settings.global_batch,
+            device=device,
+            compile_blocks=settings.compile,
+        )
+
+        def score(when: str) -> float | None:
+            name = f"held-out posts, {when} training"
+            return bits_per_byte(part, scored, settings.sequence, settings.global_batch, context.progress, name)
+
+        before = score("before")
+        setup_s = time.perf_counter() - began
+        fitted = fit(part, posts.packed(settings.sequence), recipe, context.output, context.progress)
+        after = score("after")
+        export(part, context.output / "base", context.read("prepare/tokenizer"), posts.end_of_document)
+        if is_first_rank():
+            shutil.rmtree(context.output / "checkpoints", ignore_errors=True)
+    return {
+        "tokens": fitted.tokens,
+        "steps": fitted.steps,
+        "skipped_steps": fitted.skipped,
+        "parameters": shape.parameters,
+        "loss": {"first": fitted.first_loss, "last": fitted.last_loss},
+        "held_out_bits_per_byte": {"before": before, "after": after},
+        "tokens_per_s": round(fitted.tokens_per_s, 1),
+        "first_step_s": round(setup_s + fitted.first_step_s, 3),
+        "precision": str(part.model.compute).removeprefix("torch."),
+        "layout": part.layout.model_dump(),
+    }
+
+
+def _start_folder(context: StageContext) -> Folder | None:
+    """The model to start from, opened; None for random weights."""
+    start = context.project.model.start
+    return None if start == "scratch" else open_folder(open_model_folder(start, context.run.base))
+
+
+def _recipe(project: Project, shape: ModelShape) -> Recipe:
+    settings = project.train
+    budget = settings.tokens or _TOKENS_PER_PARAMETER * shape.parameters
+    return Recipe(
+        name="train",
+        steps=math.ceil(budget / _tokens_per_step(settings)),
+        global_batch=settings.global_batch,
+        optimizer=settings.optimizer,
+        seed=project.project.seed,
+        checkpoint_every=settings.checkpoint_every,
+        keep_checkpoints=settings.keep_checkpoints,
+        log_every=settings.log_every,
+    )
+
+
+def _tokens_per_step(settings: Train) -> int:
+    return settings.global_batch * settings.sequence
+
+
+def _check(posts: TokenSplit, shape: ModelShape, project: Project) -> None:
+    if posts.vocab > shape.vocab:
+        raise InputError(
+            f"the tokenizer has {posts.vocab} tokens, the model only {shape.vocab}",
+            where="model.vocab",
+            remedy=f"Set it to {posts.vocab}" if project.model.start == "scratch" else "Run prepare again",
+        )
+    if not len(posts.length):
+        raise InputError("there are no posts to train on", where="prepare/tokens", remedy="Add posts, or refuse fewer")
