@@ -1,4 +1,4 @@
-"""Bits per byte of held-out posts: how well a model predicts text it never saw, whatever its tokenizer."""
+"""How well a model predicts what it never saw: loss, and bits per byte, which no tokenizer changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from wingspan.progress import Progress
-from wingspan.train.data import TokenSplit
+from wingspan.train.data import Batches, TokenSplit
 from wingspan.train.parallel import Part
 
 
@@ -18,7 +18,12 @@ def bits_per_byte(
     """Sum of -log2 p(token) over the UTF-8 bytes of the documents; None without documents. Every rank calls this."""
     if not split.bytes.sum():
         return None
-    batches = split.packed(sequence)
+    nats = total_loss(part, split.packed(sequence), global_batch, progress, name)
+    return nats / math.log(2) / float(split.bytes.sum())
+
+
+def total_loss(part: Part, batches: Batches, global_batch: int, progress: Progress, name: str) -> float:
+    """Sum of the cross-entropies, in nats, over all samples. Every rank calls this."""
     rows = global_batch // part.layout.data_parallel
     nats = torch.zeros((), dtype=torch.float64, device=part.device)
     with progress.task(name, len(batches), "sequences") as task:
@@ -29,4 +34,4 @@ def bits_per_byte(
                 batch = batch.padded(rows)
             nats += part.loss(batch.to(part.device))
             task.advance(min(global_batch, len(batches) - first))
-    return float(part.sum_over_data(nats).item()) / math.log(2) / float(split.bytes.sum())
+    return float(part.sum_over_data(nats).item())
