@@ -140,13 +140,25 @@ def identity(spec: str) -> str | None:
     return f"{asset.package}=={asset.version} {asset.sha256} {spec}"
 
 
+def cached(spec: str) -> Path | None:
+    """The file or folder of an asset that was fetched before, None otherwise; fetches nothing."""
+    name = asset_name(spec)
+    if name is None or not _folder(name).is_dir():
+        return None
+    return _folder(name) / spec.removeprefix(_PREFIX).partition("/")[2]
+
+
+def _folder(name: str) -> Path:
+    asset = (OPEN_MODELS | OPEN_DATA)[name]
+    return cache_folder() / "assets" / f"{name}-{asset.version}"
+
+
 def fetch(name: str) -> Path:
     """The folder of an asset; downloads, checks and unpacks it on first use.
 
     Raises WorkError without a network, or when the archive is not the pinned one.
     """
-    asset = (OPEN_MODELS | OPEN_DATA)[name]
-    folder = cache_folder() / "assets" / f"{name}-{asset.version}"
+    asset, folder = (OPEN_MODELS | OPEN_DATA)[name], _folder(name)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

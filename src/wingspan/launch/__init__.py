@@ -1,0 +1,1 @@
+"""The same training on a laptop, Slurm and Kubernetes: the files that start it."""

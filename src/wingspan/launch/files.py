@@ -13,6 +13,7 @@ from wingspan.launch.kubernetes import jobset_manifest
 from wingspan.launch.local import local_script
 from wingspan.launch.slurm import sbatch_script
 from wingspan.project import Layout, Project
+from wingspan.workspace import Run
 
 Kind = Literal["local", "slurm", "kubernetes"]
 
@@ -40,6 +41,14 @@ def write_launch_files(project: Project, layout: Layout, folder: Path) -> list[P
         path.write_text(launch_text(kind, project, layout), encoding="utf-8")
         paths.append(path)
     return paths
+
+
+def launch_file(run: Run, kind: Kind) -> Path:
+    """The launch file that the run's plan wrote; raises InputError where nothing was planned yet."""
+    path = run.stage("plan") / "launch" / FILES[kind]
+    if not path.is_file():
+        raise InputError("there is no plan yet", where=run.folder, remedy="Make one first: wingspan plan")
+    return path
 
 
 def submit(kind: Kind, path: Path) -> str:

@@ -6,7 +6,12 @@ import wingspan
 from wingspan.launch.cluster import MAX_RESTARTS, RENDEZVOUS_PORT, Ranks, dns_name
 
 _JOB_RESTARTS = 100  # of the whole set, after which it is marked failed
-_RESOURCES = (("TPU", "google.com/tpu"), ("MI", "amd.com/gpu"), ("Trainium", "aws.amazon.com/neuron"), ("Gaudi", "habana.ai/gaudi"))
+_RESOURCES = {
+    "tpu": "google.com/tpu",
+    "mi": "amd.com/gpu",
+    "trainium": "aws.amazon.com/neuron",
+    "gaudi": "habana.ai/gaudi",
+}
 
 
 def jobset_manifest(ranks: Ranks) -> str:
@@ -75,4 +80,7 @@ spec:
 
 def _resource(device: str) -> str:
     """The name under which the cluster counts a kind of device."""
-    return next((resource for start, resource in _RESOURCES if device.lower().startswith(start.lower())), "nvidia.com/gpu")
+    for start, resource in _RESOURCES.items():
+        if device.lower().startswith(start):
+            return resource
+    return "nvidia.com/gpu"

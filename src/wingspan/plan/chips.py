@@ -1,0 +1,113 @@
+"""The catalogue of chips: published facts with source and date, and this machine by measurement.
+
+What a source does not state stays None, and is shown as unknown rather than guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from wingspan.errors import InputError
+from wingspan.plan.machine import Measurement
+from wingspan.units import GIB
+
+THIS_MACHINE = "this-machine"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device. Rates are dense peaks in TFLOP/s, links one-way GB/s per device, memory in GB as vendors say it."""
+
+    name: str
+    vendor: str = ""
+    year: int | None = None
+    kind: str = "gpu"
+    bf16_tflops: float | None = None
+    fp8_tflops: float | None = None
+    matmul_bf16_tflops: float | None = None  # best measured matrix multiplication
+    compute_units: int | None = None  # streaming multiprocessors or compute units
+    memory_gb: float | None = None
+    memory_gb_s: float | None = None
+    domain_devices: int | None = None  # devices on the fast (scale-up) network
+    domain_gb_s: float | None = None
+    network_gb_s: float | None = None  # scale-out, between domains
+    tdp_w: float | None = None
+    wall_w: float | None = None  # measured at the wall while training, per device, host included
+    usd_per_hour: float | None = None
+    source: str = ""
+    source_date: str = ""
+    wall_source: str = ""
+    price_source: str = ""
+    price_date: str = ""
+    notes: str = ""
+
+    @property
+    def memory_bytes(self) -> float:
+        """Bytes of device memory: vendors' GB of on-package memory are GiB (an 80 GB H100 shows 79.6 GiB)."""
+        assert self.memory_gb is not None
+        return self.memory_gb * GIB
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What must be known to predict a training step and is not."""
+        needed = ("bf16_tflops", "memory_gb", "memory_gb_s")
+        return tuple(name for name in needed if getattr(self, name) is None)
+
+
+@cache
+def catalogue() -> tuple[Chip, ...]:
+    """Every chip of chips.csv, in file order."""
+    with (files("wingspan.plan") / "chips.csv").open(encoding="utf-8") as stream:
+        return tuple(_chip(row) for row in csv.DictReader(stream))
+
+
+def _chip(row: dict[str, str]) -> Chip:
+    kinds = {field.name: str(field.type) for field in fields(Chip)}
+    values: dict[str, Any] = {name: _value(text, kinds[name]) for name, text in row.items()}
+    return Chip(**values)
+
+
+def _value(text: str, kind: str) -> str | int | float | None:
+    if kind.startswith("str"):
+        return text
+    if not text:
+        return None
+    return int(text) if kind.startswith("int") else float(text)
+
+
+def chip_named(name: str) -> Chip:
+    """The chip of that name, whatever its case and punctuation; raises InputError with the nearest names."""
+    by_key = {_key(chip.name): chip for chip in catalogue()}
+    key = _key(name)
+    if key in by_key:
+        return by_key[key]
+    prefixed = [chip.name for known, chip in by_key.items() if known.startswith(key)]
+    near = prefixed or [by_key[one].name for one in difflib.get_close_matches(key, by_key, n=3, cutoff=0.4)]
+    remedy = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(one.name for one in catalogue())}"
+    raise InputError(f"there is no chip '{name}' in the catalogue", where="fleet.device", remedy=remedy)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def this_machine(measurement: Measurement) -> Chip:
+    """This machine as one device of a fleet: what it measured is its peak."""
+    rate = measurement.bf16_flops or measurement.float32_flops
+    return Chip(
+        name=THIS_MACHINE,
+        vendor=measurement.processor,
+        kind="cpu",
+        bf16_tflops=rate / 1e12,
+        matmul_bf16_tflops=rate / 1e12,
+        memory_gb=measurement.memory_bytes / GIB,
+        memory_gb_s=measurement.memory_bytes_per_s / 1e9,
+        domain_devices=1,
+        source="measured",
+    )

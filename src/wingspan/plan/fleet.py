@@ -1,0 +1,231 @@
+"""A project priced on a fleet: layout, memory, step, whole run, as one JSON object."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from wingspan.errors import InputError
+from wingspan.figures import Figure, predicted
+from wingspan.plan import steptime
+from wingspan.plan.chips import Chip, catalogue
+from wingspan.plan.grid import Grid, Workload
+from wingspan.plan.layouts import Problem, choose, problem_of
+from wingspan.plan.network import Network
+from wingspan.plan.wholerun import FAILURE_SOURCE, WholeRun, whole_run
+from wingspan.project import Fleet, Layout
+
+STEP_ERROR = 0.25  # half-width of the 90% band of step times, from the back-test (docs/plan.md)
+MEMORY_ERROR = 0.15
+_COMPUTING = ("matmul", "attention", "elementwise", "recompute", "optimizer")
+
+AT_SCALE_CHIP = "H100 SXM"
+AT_SCALE_DEVICES = 10_000
+_SIZES_TRIED = 40  # of the largest that a batch can feed
+_AT_SCALE_DAYS = 30.0
+_AT_SCALE_MFU = 0.38  # lower end of what Llama 3 reports on 8,192 to 16,384 H100 (arXiv 2407.21783)
+_TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A layout on a fleet and what it takes."""
+
+    problem: Problem
+    fleet: Fleet
+    layout: Layout
+    memory: dict[str, float]
+    step: dict[str, float]
+    run: WholeRun
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of one optimizer step."""
+        return sum(self.step.values())
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the whole fleet."""
+        return self.problem.workload.tokens / self.step_s
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs of a step over what the fleet could do at its bf16 peak in that time."""
+        workload = self.problem.workload
+        flops = self.problem.network.training_flops_per_token(workload.sequence) * workload.tokens
+        return flops / self._peak_flops
+
+    @property
+    def hfu(self) -> float:
+        """The same with the recomputed FLOPs."""
+        problem = self.problem
+        flops = steptime.hardware_flops(problem.network, Grid.of(self.layout), problem.workload)
+        return float(flops[0]) / self._peak_flops
+
+    @property
+    def price_source(self) -> str:
+        """Where the price of a device-hour comes from."""
+        if self.fleet.price_per_device_hour:
+            return "price of the project file"
+        return ", ".join(filter(None, (self.problem.chip.price_source, self.problem.chip.price_date)))
+
+    @property
+    def _peak_flops(self) -> float:
+        assert self.problem.chip.bf16_tflops is not None
+        return self.step_s * self.problem.devices * self.problem.chip.bf16_tflops * 1e12
+
+    def as_json(self) -> dict[str, Any]:
+        """Every figure, and the items that make up memory and step."""
+        network, workload, chip = self.problem.network, self.problem.workload, self.problem.chip
+        return {
+            "device": chip.name,
+            "devices": self.problem.devices,
+            "layout": self.layout.model_dump(mode="json"),
+            "parameters": network.parameters,
+            "flops_per_token": network.training_flops_per_token(workload.sequence),
+            "tokens_per_step": workload.tokens,
+            "sequence": workload.sequence,
+            "global_batch": workload.global_batch,
+            "micro_batches": int(Grid.of(self.layout).micro_batches(workload)[0]),
+            "steps": self.run.steps,
+            "step_items_s": self.step,
+            "memory_items_bytes": self.memory,
+            "device_memory_bytes": chip.memory_bytes,
+            **{name: figure.as_json() for name, figure in self._figures().items()},
+        }
+
+    def _figures(self) -> dict[str, Figure]:
+        run, chip = self.run, self.problem.chip
+        price = self.price_source
+        of_step = {
+            "step_s": (self.step_s, "s", ""),
+            "tokens_per_s": (self.tokens_per_s, "tokens/s", ""),
+            "mfu": (self.mfu, "", "causal attention, of the dense bf16 peak"),
+            "hfu": (self.hfu, "", "the same with recomputed work"),
+            "days": (run.days, "days", ""),
+            "device_hours": (run.device_hours, "device-hours", ""),
+            "energy_mwh": (run.energy_mwh, "MWh", chip.wall_source),
+            "carbon_t": (run.carbon_t, "t", ""),
+            "energy_cost": (run.energy_cost, "USD", ""),
+            "cost": (run.device_cost, "USD", price),
+        }
+        others = {
+            "memory_bytes": predicted(sum(self.memory.values()), "B", error=MEMORY_ERROR),
+            "goodput": predicted(run.goodput, "", error=0.03),
+            "failures": predicted(run.failures, "", error=0.5, source=FAILURE_SOURCE),
+            "mean_hours_between_failures": predicted(
+                run.mean_hours_between_failures, "hours", error=0.5, source=FAILURE_SOURCE
+            ),
+            "restart_s": predicted(run.restart_s, "s", error=0.5),
+            "checkpoint_interval_s": predicted(run.checkpoint_interval_s, "s", error=0.25, source="Daly 2006"),
+            "checkpoint_bytes": predicted(run.checkpoint_bytes, "B", error=0.1),
+            "data_bytes": predicted(run.data_bytes, "B", error=0.05),
+        }
+        if run.site_kw is not None and run.watts_per_device is not None and run.heat_kw_per_node is not None:
+            others["watts_per_device"] = predicted(run.watts_per_device, "W", error=0.1, source=chip.wall_source)
+            others["site_kw"] = predicted(run.site_kw, "kW", error=0.15)
+            others["heat_kw_per_node"] = predicted(run.heat_kw_per_node, "kW", error=0.1)
+        known = {
+            name: predicted(value, unit, error=STEP_ERROR, source=source)
+            for name, (value, unit, source) in of_step.items()
+            if value is not None
+        }
+        return known | others
+
+
+def price_layout(problem: Problem, layout: Layout, tokens: float, fleet: Fleet) -> Priced:
+    """Everything about one layout of a problem."""
+    grid = Grid.of(layout)
+    memory = {name: float(values[0]) for name, values in problem.memory(grid).items()}
+    step = {name: float(values[0]) for name, values in problem.step_time(grid).items()}
+    step_s = sum(step.values())
+    run = whole_run(
+        tokens=tokens,
+        tokens_per_step=problem.workload.tokens,
+        step_s=step_s,
+        busy=sum(step[name] for name in _COMPUTING) / step_s,
+        parameters=problem.network.parameters,
+        chip=problem.chip,
+        fleet=fleet,
+    )
+    return Priced(problem, fleet, layout, memory, step, run)
+
+
+def chips_side_by_side(network: Network, workload: Workload, tokens: float, fleet: Fleet) -> list[dict[str, Any]]:
+    """The same project on every chip of the catalogue, as many devices each; what is unknown stays out."""
+    return [_on_chip(network, workload, tokens, fleet, chip) for chip in catalogue()]
+
+
+def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, chip: Chip) -> dict[str, Any]:
+    row: dict[str, Any] = {"device": chip.name, "source": chip.source, "source_date": chip.source_date}
+    if chip.missing:
+        return row | {"unknown": f"{', '.join(chip.missing)} not published"}
+    own = fleet.model_copy(update={"price_per_device_hour": None})
+    problem = problem_of(network, workload, chip, own)
+    try:
+        choice = choose(problem)
+    except InputError as error:
+        return row | {"unknown": error.problem}
+    priced = price_layout(problem, choice.layout, tokens, own)
+    return row | {
+        "days": priced.run.days,
+        "mfu": priced.mfu,
+        "memory_share": sum(priced.memory.values()) / chip.memory_bytes,
+        "energy_mwh": priced.run.energy_mwh,
+        "cost": priced.run.device_cost,
+        "price_source": chip.price_source,
+        "price_date": chip.price_date,
+    }
+
+
+def at_scale(network: Network, workload: Workload, tokens: float, chip: Chip, fleet: Fleet) -> dict[str, Any]:
+    """The same project on 10,000 H100, and what such a fleet could train in 30 days.
+
+    A batch of B sequences feeds at most B data-parallel ranks, so a small project leaves most of the fleet
+    idle: of all numbers of devices that its batch can feed, the one that is fastest is shown.
+    """
+    best: Priced | None = None
+    for devices in _feedable(network, workload):
+        part = fleet.model_copy(update={"devices": devices, "devices_per_node": 8, "price_per_device_hour": None})
+        try:
+            problem = problem_of(network, workload, chip, part)
+            priced = price_layout(problem, choose(problem).layout, tokens, part)
+        except InputError:
+            continue
+        best = priced if best is None or priced.step_s < best.step_s else best
+    could_train = {"fleet_devices": AT_SCALE_DEVICES, "could_train": compute_optimal(chip)}
+    if best is None:
+        return {"device": chip.name, **could_train}
+    seconds = predicted(best.run.steps * best.step_s, "s", error=STEP_ERROR)
+    return best.as_json() | {"wall_s": seconds.as_json()} | could_train
+
+
+def _feedable(network: Network, workload: Workload) -> list[int]:
+    """Numbers of devices up to 10,000 that a global batch divides over, largest first."""
+    batch, layers = workload.global_batch, network.layers
+    data_parallel = [one for one in range(1, min(batch, AT_SCALE_DEVICES) + 1) if batch % one == 0]
+    tensor_parallel = [one for one in (1, 2, 4, 8) if network.kv_heads % one == 0]
+    sizes = {
+        dp * tp * pp
+        for dp in data_parallel
+        for tp in tensor_parallel
+        for pp in range(1, min(layers, batch // dp) + 1)
+        if dp * tp * pp <= AT_SCALE_DEVICES
+    }
+    return sorted(sizes, reverse=True)[:_SIZES_TRIED]
+
+
+def compute_optimal(chip: Chip) -> dict[str, Any]:
+    """The model and tokens that 30 days of the fleet buy: C = 6 N D with D = 20 N (Hoffmann et al. 2022)."""
+    assert chip.bf16_tflops is not None
+    flops = AT_SCALE_DEVICES * chip.bf16_tflops * 1e12 * _AT_SCALE_MFU * _AT_SCALE_DAYS * 86400
+    parameters = math.sqrt(flops / (6 * _TOKENS_PER_PARAMETER))
+    return {
+        "days": _AT_SCALE_DAYS,
+        "mfu": _AT_SCALE_MFU,
+        "flops": flops,
+        "parameters": parameters,
+        "tokens": _TOKENS_PER_PARAMETER * parameters,
+        "source": "C = 6 N D, D = 20 N (Hoffmann et al. 2022); MFU as Llama 3 reports at this scale",
+    }

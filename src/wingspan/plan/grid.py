@@ -1,0 +1,143 @@
+"""Many layouts at once: one array per dial, so that every formula of the planner is written once.
+
+A single layout is a grid of one. What is trained (`Workload`) and how (`Software`) is the same for all
+layouts of a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingspan.project import Layout, Project
+
+Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+RECOMPUTE = ("none", "selective", "full")
+PRECISION = ("bf16", "fp32", "fp8")
+
+
+def added(arrays: Iterable[Array]) -> Array:
+    """The sum of arrays, element by element."""
+    return cast(Array, np.sum(list(arrays), axis=0))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One optimizer step: sequences of `sequence` tokens, `global_batch` of them."""
+
+    sequence: int
+    global_batch: int
+    optimizer_bytes: int = 8  # of state per parameter: AdamW 8 (two fp32 moments), Muon 4
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one step."""
+        return self.sequence * self.global_batch
+
+
+@dataclass(frozen=True)
+class Software:
+    """What a generation of training software does; constants of the software, never of one run."""
+
+    name: str
+    flash: bool = True  # attention keeps no score matrix and skips the masked half
+    traffic: float = 1.6  # bytes moved by elementwise work / bytes that fully fused kernels move
+    tp_overlap: float = 0.0  # share of tensor-parallel communication hidden behind matrix multiplications
+    dp_overlap: float = 0.85  # the same for gathers and scatters of parameters and gradients
+    loss_chunk: float = np.inf  # logits that exist at a time
+
+
+WINGSPAN = Software("wingspan: FSDP2 and DTensor, eager", loss_chunk=2.0**24)
+
+
+def workload_of(project: Project) -> Workload:
+    """The workload of [train]."""
+    train = project.train
+    return Workload(train.sequence, train.global_batch, 8 if train.optimizer.name == "adamw" else 4)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Layouts as arrays of equal length; whole numbers held as float64.
+
+    `interleave` is the number of model chunks per pipeline rank; `zero` is the ZeRO stage over `shard`
+    (3: fully sharded, what wingspan trains with); `recompute` and `precision` index the tuples above.
+    """
+
+    replicate: Array
+    shard: Array
+    tp: Array
+    cp: Array
+    pp: Array
+    ep: Array
+    micro_batch: Array
+    recompute: Array
+    precision: Array
+    interleave: Array
+    zero: Array
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+    @property
+    def data_parallel(self) -> Array:
+        """Ranks that read different samples."""
+        return self.replicate * self.shard
+
+    @property
+    def devices(self) -> Array:
+        """Ranks of the layout."""
+        return self.replicate * self.shard * self.tp * self.cp * self.pp
+
+    def micro_batches(self, workload: Workload) -> Array:
+        """Micro-batches of each rank per step."""
+        return workload.global_batch / (self.data_parallel * self.micro_batch)
+
+    def take(self, chosen: NDArray[Any]) -> Grid:
+        """The layouts that an index or mask array chooses."""
+        return Grid(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+    def layout(self, index: int) -> Layout:
+        """One layout as the project file writes it; needs interleave 1, which the file has no key for."""
+        return Layout(
+            dp_replicate=int(self.replicate[index]),
+            dp_shard=int(self.shard[index]),
+            tp=int(self.tp[index]),
+            cp=int(self.cp[index]),
+            pp=int(self.pp[index]),
+            ep=int(self.ep[index]),
+            micro_batch=int(self.micro_batch[index]),
+            recompute=RECOMPUTE[int(self.recompute[index])],  # type: ignore[arg-type]
+            precision=PRECISION[int(self.precision[index])],  # type: ignore[arg-type]
+        )
+
+    @classmethod
+    def product(cls, dials: Mapping[str, Any]) -> Self:
+        """Every combination of the values of the dials; a dial left out has its neutral value."""
+        neutral = {field.name: [1] for field in fields(cls)} | {"recompute": [0], "precision": [0], "zero": [3]}
+        axes = [np.asarray(dials.get(name, value), dtype=np.float64) for name, value in neutral.items()]
+        mesh = np.meshgrid(*axes, indexing="ij")
+        return cls(**dict(zip(neutral, (one.ravel() for one in mesh), strict=True)))
+
+    @classmethod
+    def of(cls, layout: Layout) -> Self:
+        """The grid of one layout."""
+        return cls.product(
+            {
+                "replicate": [layout.dp_replicate],
+                "shard": [layout.dp_shard],
+                "tp": [layout.tp],
+                "cp": [layout.cp],
+                "pp": [layout.pp],
+                "ep": [layout.ep],
+                "micro_batch": [layout.micro_batch],
+                "recompute": [RECOMPUTE.index(layout.recompute)],
+                "precision": [PRECISION.index(layout.precision)],
+            }
+        )

@@ -1,0 +1,163 @@
+"""What the stages of a project will take on this very machine: wall time and peak memory, with bands.
+
+Training is priced by the planner's own step model with this machine's measured rates; the other stages
+are counted in tokens, files and fixed starts. Constants are costs of this software per unit of work,
+in one place, and hold for any project.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from wingspan.figures import predicted
+from wingspan.model.shape import ModelShape
+from wingspan.plan import memory as memory_of
+from wingspan.plan import steptime
+from wingspan.plan.chips import this_machine
+from wingspan.plan.grid import Grid, Workload
+from wingspan.plan.layouts import Problem
+from wingspan.plan.machine import Measurement
+from wingspan.plan.network import network_of
+from wingspan.project import Layout, Optimizer, Project
+from wingspan.units import GIB
+
+_START_S = 6.0  # import torch and transformers, open the checkpoint
+_PREPARE_START_S = 4.0  # import Polars and the tokenizer
+_PREPARE_S_PER_DOCUMENT = 2.5e-4  # read, clean, detect the language, deduplicate, tokenise
+_STEP_OVERHEAD_S = 0.15  # loader, clipping, metrics, ledger
+_DISK_BYTES_PER_S = 4e8  # written with fsync, and hashed
+_POST_TOKENS = 30.0  # of one microblog post; 25 to 35 in published tweet sets
+_CONVERSATION_TOKENS = 110.0  # prompt, posts and answer of one dialogue
+_PACKING = 0.85  # of a packed row that is tokens
+_FORWARD_SHARE = 1 / 3  # of a training step's time per token
+_ANSWER_TOKENS = 60.0  # that an answer really takes before it ends
+_DECODE_BANDWIDTH = 0.5  # of memory bandwidth that token-by-token decoding reaches
+_CHOICE_TOKENS = 60.0  # dialogue and reply scored, per candidate
+_SENTIMENT_TOKENS = 60.0  # prompt with one post, per label question
+_LABELS = 3
+_IMPORTED_GIB = 0.55  # resident size of torch, transformers and what they load
+_PREPARE_GIB = 0.6
+_TIME_ERROR = {"prepare": 0.6, "train": 0.35, "align": 0.4, "evaluate": 0.6}
+_MEMORY_ERROR = {"prepare": 0.4, "train": 0.3, "align": 0.3, "evaluate": 0.35}
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """This machine with one model on it."""
+
+    project: Project
+    shape: ModelShape
+    layout: Layout
+    measurement: Measurement
+
+    def problem(self, sequence: int, global_batch: int, optimizer: Optimizer) -> Problem:
+        workload = Workload(sequence, global_batch, 8 if optimizer.name == "adamw" else 4)
+        return Problem(network_of(self.shape), workload, this_machine(self.measurement), 1, 1)
+
+    def step_s(self, sequence: int, global_batch: int, optimizer: Optimizer) -> float:
+        """Seconds of one optimizer step when this machine works alone."""
+        problem = self.problem(sequence, global_batch, optimizer)
+        return float(steptime.total(problem.step_time(self.grid(global_batch)))[0]) + _STEP_OVERHEAD_S
+
+    def memory_bytes(self, sequence: int, global_batch: int, optimizer: Optimizer) -> float:
+        problem = self.problem(sequence, global_batch, optimizer)
+        return float(memory_of.total(problem.memory(self.grid(global_batch)))[0])
+
+    def grid(self, global_batch: int) -> Grid:
+        """The layout on one device: the whole batch in its micro-batches."""
+        micro_batch = min(self.layout.micro_batch, global_batch)
+        while global_batch % micro_batch:
+            micro_batch -= 1
+        return Grid.of(Layout(micro_batch=micro_batch, recompute=self.layout.recompute))
+
+    @property
+    def forward_s_per_token(self) -> float:
+        train = self.project.train
+        return (
+            _FORWARD_SHARE
+            * self.step_s(train.sequence, train.global_batch, train.optimizer)
+            / (train.sequence * train.global_batch)
+        )
+
+    @property
+    def weights_bytes(self) -> float:
+        """Of the model in bf16."""
+        return 2.0 * self.shape.parameters
+
+
+def predict_stages(
+    project: Project, shape: ModelShape, layout: Layout, measurement: Measurement, documents: int | None
+) -> dict[str, Any]:
+    """{stage: {wall_s, peak_memory_bytes}} as Figures in JSON; `documents` are the posts to prepare, where known."""
+    machine = _Machine(project, shape, layout, measurement)
+    costs = {
+        "prepare": _prepare(project, documents),
+        "train": _train(machine),
+        "align": _align(machine),
+        "evaluate": _evaluate(machine),
+    }
+    return {
+        stage: {
+            "wall_s": predicted(seconds, "s", error=_time_error(stage, documents), source="plan.laptop").as_json(),
+            "peak_memory_bytes": predicted(bytes_, "B", error=_MEMORY_ERROR[stage], source="plan.laptop").as_json(),
+        }
+        for stage, (seconds, bytes_) in costs.items()
+    }
+
+
+def _time_error(stage: str, documents: int | None) -> float:
+    """Half-width of the 90% band; nearly all where it is unknown how many posts there are."""
+    return 0.95 if stage == "prepare" and documents is None else _TIME_ERROR[stage]
+
+
+def _prepare(project: Project, documents: int | None) -> tuple[float, float]:
+    made = project.prepare.grounded_dialogues + project.prepare.label_dialogues
+    return _PREPARE_START_S + _PREPARE_S_PER_DOCUMENT * ((documents or 0) + made), _PREPARE_GIB * GIB
+
+
+def _train(machine: _Machine) -> tuple[float, float]:
+    """Steps, checkpoints of weights and optimizer, and the held-out posts scored before and after."""
+    train = machine.project.train
+    steps = -(-training_tokens(machine.project, machine.shape) // (train.sequence * train.global_batch))
+    saves = -(-steps // train.checkpoint_every) * 12.0 * machine.shape.parameters / _DISK_BYTES_PER_S
+    scored = 2 * machine.project.evaluate.bits_per_byte_posts * _POST_TOKENS * machine.forward_s_per_token
+    step = machine.step_s(train.sequence, train.global_batch, train.optimizer)
+    memory = machine.memory_bytes(train.sequence, train.global_batch, train.optimizer)
+    return _START_S + steps * step + saves + scored, memory
+
+
+def _align(machine: _Machine) -> tuple[float, float]:
+    align = machine.project.align
+    rows = conversations(machine.project) * align.epochs * _CONVERSATION_TOKENS / (_PACKING * align.sequence)
+    steps = max(1, round(rows / align.global_batch))
+    saves = -(-steps // align.checkpoint_every) * 12.0 * machine.shape.parameters / _DISK_BYTES_PER_S
+    step = machine.step_s(align.sequence, align.global_batch, align.optimizer)
+    return _START_S + steps * step + saves, machine.memory_bytes(align.sequence, align.global_batch, align.optimizer)
+
+
+def _evaluate(machine: _Machine) -> tuple[float, float]:
+    """Both models: posts scored, replies chosen, sentiments asked, questions answered token by token."""
+    evaluate = machine.project.evaluate
+    scored = (
+        evaluate.bits_per_byte_posts * _POST_TOKENS
+        + evaluate.reply_choices * (1 + evaluate.distractors) * _CHOICE_TOKENS
+        + evaluate.sentiment_posts * _LABELS * _SENTIMENT_TOKENS
+        + evaluate.citation_questions * machine.project.serve.retrieved_posts * _POST_TOKENS
+    )
+    token_s = machine.weights_bytes / (_DECODE_BANDWIDTH * machine.measurement.memory_bytes_per_s)
+    written = evaluate.citation_questions * _ANSWER_TOKENS * token_s
+    seconds = _START_S + 2 * (scored * machine.forward_s_per_token + written)
+    return seconds, _IMPORTED_GIB * GIB + 2 * machine.weights_bytes + 0.5 * GIB
+
+
+def training_tokens(project: Project, shape: ModelShape) -> int:
+    """The token budget: the project's, or 20 per active parameter (Hoffmann et al. 2022)."""
+    return project.train.tokens or 20 * shape.active_parameters
+
+
+def conversations(project: Project) -> float:
+    """Training conversations that prepare will make: from sources as far as their limits say, and from posts."""
+    prepare = project.prepare
+    sourced = sum((source.limit or 0) * max(1, len(source.languages)) for source in prepare.dialogues)
+    return (sourced + prepare.grounded_dialogues + prepare.label_dialogues) * (1 - prepare.held_out)

@@ -1,0 +1,147 @@
+"""The plan stage: plan.json, layout.json, plan.html and the launch files of a project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wingspan import assets
+from wingspan.launch.files import write_launch_files
+from wingspan.model.shape import ModelShape, shape_of
+from wingspan.plan.chips import THIS_MACHINE, Chip, chip_named, this_machine
+from wingspan.plan.fleet import AT_SCALE_CHIP, Priced, at_scale, chips_side_by_side, price_layout
+from wingspan.plan.grid import Workload, workload_of
+from wingspan.plan.laptop import predict_stages, training_tokens
+from wingspan.plan.layouts import Choice, Problem, check, choose, problem_of
+from wingspan.plan.machine import Measurement, measure, nominal
+from wingspan.plan.network import Network, network_of
+from wingspan.plan.page import page
+from wingspan.plan.sentence import sentence
+from wingspan.project import Layout, Project
+from wingspan.workspace import StageContext
+
+_BYTES_PER_DOCUMENT = 130  # of a microblog post with its ids, as text files hold it
+
+
+def work(context: StageContext) -> dict[str, Any]:
+    """Plan the project; returns its key figures. Raises InputError for a layout or a fleet that cannot be."""
+    project = context.project
+    shape = shape_of(project.model)
+    with context.progress.task("plan", 4) as task:
+        measurement = measure()
+        task.advance(note="machine measured")
+        layout, choice = decide_layout(project, shape)
+        task.advance(note="layout chosen" if choice else "layout checked")
+        plan = make_plan(project, shape, measurement, layout, choice, _documents(project, context.run.base))
+        task.advance(note="fleets priced")
+        _write(context.output, project, layout, plan)
+        task.advance(note="written")
+    return _summary(plan)
+
+
+def decide_layout(project: Project, shape: ModelShape) -> tuple[Layout, Choice | None]:
+    """The layout the project gives, checked; else the fastest that fits, with how it was chosen.
+
+    On this machine the choice rests on nominal rates, so that the same project always gets the same layout.
+    """
+    on_this_machine = project.fleet.device == THIS_MACHINE
+    chip = this_machine(nominal()) if on_this_machine else chip_named(project.fleet.device)
+    problem = problem_of(network_of(shape), workload_of(project), chip, project.fleet)
+    if project.layout is not None:
+        check(problem, project.layout)
+        return project.layout, None
+    choice = choose(problem)
+    return choice.layout, choice
+
+
+def make_plan(
+    project: Project,
+    shape: ModelShape,
+    measurement: Measurement,
+    layout: Layout,
+    choice: Choice | None,
+    documents: int | None,
+) -> dict[str, Any]:
+    """The whole plan as JSON."""
+    network, workload = network_of(shape), workload_of(project)
+    tokens = training_tokens(project, shape)
+    fleet = _price(project, network, workload, layout, tokens, measurement)
+    plan: dict[str, Any] = {
+        "project": project.project.name,
+        "machine": measurement.as_json(),
+        "model": _model(shape, project, tokens),
+        "layout_source": "chosen" if choice else "given",
+        "fleet": fleet.as_json(),
+        "at_scale": at_scale(network, workload, tokens, chip_named(AT_SCALE_CHIP), project.fleet),
+        "chips": chips_side_by_side(network, workload, tokens, project.fleet),
+    }
+    if choice:
+        plan["choice"] = {
+            "weighed": choice.weighed,
+            "fitting": choice.fitting,
+            "runner_up": choice.runner_up.model_dump(mode="json") if choice.runner_up else None,
+            "reason": choice.reason,
+        }
+    if project.fleet.device == THIS_MACHINE:
+        plan["this_machine"] = {"stages": predict_stages(project, shape, layout, measurement, documents)}
+    return plan | {"sentence": sentence(plan)}
+
+
+def _price(
+    project: Project, network: Network, workload: Workload, layout: Layout, tokens: int, measurement: Measurement
+) -> Priced:
+    chip: Chip = this_machine(measurement) if project.fleet.device == THIS_MACHINE else chip_named(project.fleet.device)
+    problem: Problem = problem_of(network, workload, chip, project.fleet)
+    return price_layout(problem, layout, tokens, project.fleet)
+
+
+def _model(shape: ModelShape, project: Project, tokens: int) -> dict[str, Any]:
+    return {
+        "architecture": shape.architecture,
+        "parameters": shape.parameters,
+        "active_parameters": shape.active_parameters,
+        "layers": shape.layers,
+        "hidden": shape.hidden,
+        "vocab": shape.vocab,
+        "tokens": tokens,
+        "tokens_source": "project file" if project.train.tokens else "20 per active parameter (Hoffmann et al. 2022)",
+    }
+
+
+def _documents(project: Project, base: Path) -> int | None:
+    """About how many posts lie in the sources, by their size; None where one is not on this machine yet."""
+    found = 0
+    for source in project.prepare.posts:
+        if (path := _local(source.path, base)) is None:
+            return None
+        files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+        found += sum(one.stat().st_size for one in files) // _BYTES_PER_DOCUMENT
+    return found
+
+
+def _local(spec: str, base: Path) -> Path | None:
+    """The path of a source that is here already; planning fetches nothing."""
+    path = assets.cached(spec) if assets.asset_name(spec) else assets.resolve(spec, base)
+    return path if path is not None and path.exists() else None
+
+
+def _write(folder: Path, project: Project, layout: Layout, plan: dict[str, Any]) -> None:
+    record = {
+        "layout": layout.model_dump(mode="json"),
+        "source": plan["layout_source"],
+        "device": project.fleet.device,
+        "devices": project.fleet.devices,
+    }
+    (folder / "layout.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / "plan.json").write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    (folder / "plan.html").write_text(page(plan), encoding="utf-8")
+    write_launch_files(project, layout, folder / "launch")
+
+
+def _summary(plan: dict[str, Any]) -> dict[str, Any]:
+    """The figures a person asks for first."""
+    fleet = plan["fleet"]
+    names = ("step_s", "tokens_per_s", "mfu", "memory_bytes", "days", "device_hours", "goodput", "energy_mwh", "cost")
+    summary = {name: fleet[name]["value"] for name in names if name in fleet}
+    return {"answer": plan["sentence"], "layout": fleet["layout"], "layout_source": plan["layout_source"], **summary}
