@@ -22,6 +22,7 @@ from wingspan import units
         (units.count, 950, "950"),
         (units.count, 1.5e13, "15T"),
         (units.money, 0.0021, "$0.0021"),
+        (units.money, 0.00018, "$0.00018"),
         (units.money, 48_200, "$48,200"),
         (units.money, 24_100_000, "$24.1M"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 GIB = 1024**3
 MIB = 1024**2
 
@@ -47,4 +49,5 @@ def money(dollars: float) -> str:
         return f"${dollars / 1e6:,.1f}M"
     if dollars >= 1000:
         return f"${dollars:,.0f}"
-    return f"${dollars:.2f}" if dollars >= 0.01 or dollars == 0 else f"${dollars:.2g}"
+    decimals = 2 if dollars >= 0.01 or dollars == 0 else 1 - math.floor(math.log10(dollars))
+    return f"${dollars:.{decimals}f}"

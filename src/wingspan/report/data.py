@@ -1,0 +1,99 @@
+"""The data funnel: what was read, what was refused and why, what was replaced, what was kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from wingspan.report.charts import Bar, bar_chart
+from wingspan.report.record import Document, Fact, Told
+from wingspan.units import count
+
+_MOST_BARS = 10  # the rest is added up
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A text that a rule refused, and the post that it repeats."""
+
+    text: str
+    repeats: str
+
+
+def facts(report: Document) -> list[Fact]:
+    """Read, refused, damaged and kept add up; what was kept is split and tokenised."""
+    numbers = {
+        "Posts read": report["read"],
+        "Refused": sum(report["refused"].values()),
+        "Damaged records": report["damaged"],
+        "Kept": report["kept"],
+        "Held out, never trained on": report["split"].get("held_out", 0),
+        "Tokens to train on": report["tokens"]["train"],
+    }
+    return [Fact(label, Told(f"{number:,}", "measured")) for label, number in numbers.items()]
+
+
+def charts(report: Document) -> list[Markup]:
+    """The funnel, then what the kept posts are, then what was made of them."""
+    conversations = {
+        f"{kind}, {split.replace('_', ' ')}": number
+        for split, kinds in report["conversations"].items()
+        for kind, number in kinds.items()
+    }
+    found = [
+        _funnel_chart(report),
+        _counts_chart("Languages of the posts kept", report["languages"], 4),
+        _counts_chart("Personal data replaced, by kind", report["personal_data"], 3),
+        _counts_chart("Conversations made, by kind", conversations, 2),
+    ]
+    return [chart for chart in found if chart]
+
+
+def _funnel_chart(report: Document) -> Markup:
+    bars = [Bar("read", report["read"], f"{report['read']:,}")]
+    bars += [Bar(f"refused: {reason}", number, f"{number:,}", 1) for reason, number in report["refused"].items()]
+    if report["damaged"]:
+        bars.append(Bar("damaged", report["damaged"], f"{report['damaged']:,}", 5))
+    bars.append(Bar("kept", report["kept"], f"{report['kept']:,}", 2))
+    return bar_chart("What became of the posts", _spoken(bars), bars)
+
+
+def _counts_chart(title: str, counts: dict[str, int], colour: int) -> Markup | None:
+    """Counts by name, largest first, the long tail added up; None where there are none."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown, rest = ordered[:_MOST_BARS], ordered[_MOST_BARS:]
+    if rest:
+        shown = [*shown, (f"{len(rest)} others", sum(number for _, number in rest))]
+    bars = [Bar(name.replace("_", " "), number, f"{number:,}", colour) for name, number in shown]
+    return bar_chart(title, _spoken(bars), bars) if bars else None
+
+
+def _spoken(bars: list[Bar]) -> str:
+    return "; ".join(f"{bar.label} {bar.text}" for bar in bars)
+
+
+def tombstones(report: Document) -> str:
+    """What was searched to prove that nothing deleted or opted out is left."""
+    proof = report["tombstones"]
+    return (
+        f"{proof['deleted']:,} deleted posts and {proof['opted_out']:,} opt-outs are known. Every id of theirs was "
+        f"looked for in the {proof['files_searched']:,} files that prepare wrote: {proof['found']:,} found."
+    )
+
+
+def removed(report: Document) -> dict[str, list[Removed]]:
+    """Samples of what each rule refused; deleted and opted-out posts are never among them."""
+    return {
+        rule: [Removed(one["text"], one.get("kept") or "") for one in texts]
+        for rule, texts in report["samples"].items()
+    }
+
+
+def lengths(report: Document) -> str:
+    """How long the kept posts are."""
+    found = report["characters"]
+    return (
+        f"A kept post has {found['median']:,.0f} characters in the median, at most {found['longest']:,.0f}; "
+        f"all together {count(found['total'])}."
+    )

@@ -1,0 +1,148 @@
+"""What a run folder holds, read once: manifests and the JSON files that the stages left for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wingspan.errors import WorkError
+from wingspan.figures import Basis, Figure
+from wingspan.stages import STAGE_NAMES
+from wingspan.units import count, duration, money, size
+from wingspan.workspace import Run
+
+NOT_RECORDED = "not recorded"
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as the report sees it; None and empty stand for stages that have not been run."""
+
+    run: Run
+    manifests: dict[str, Document]
+    plan: Document | None
+    rehearsal: Document | None
+    prepared: Document | None
+    training: list[Document]
+    aligning: list[Document]
+    scores: Document | None
+
+    def summary(self, stage: str) -> Document:
+        """What the stage said of itself, empty when it has not been run."""
+        summary: Document = self.manifests.get(stage, {}).get("summary", {})
+        return summary
+
+
+@dataclass(frozen=True)
+class Told:
+    """A value as a person reads it, with what it rests on and a remark (its band, its source)."""
+
+    text: str
+    basis: Basis | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A labelled value."""
+
+    label: str
+    told: Told
+
+
+def read_record(run: Run) -> Record:
+    """Everything the report needs; raises WorkError naming a file that is damaged."""
+    manifests = {name: manifest for name in STAGE_NAMES if (manifest := run.manifest(name))}
+    return Record(
+        run=run,
+        manifests=manifests,
+        plan=_document(run.folder / "plan/plan.json"),
+        rehearsal=_document(run.folder / "rehearse/rehearsal.json"),
+        prepared=_document(run.folder / "prepare/report.json"),
+        training=_lines(run.folder / "train/metrics.jsonl"),
+        aligning=_lines(run.folder / "align/metrics.jsonl"),
+        scores=_document(run.folder / "evaluate/scores.json"),
+    )
+
+
+def figure(record: Document | None) -> Figure | None:
+    """A figure from its JSON form."""
+    return Figure(**record) if record else None
+
+
+def tell(what: Figure | None) -> Told:
+    """A figure in words; a prediction shows its band."""
+    if what is None:
+        return Told(NOT_RECORDED)
+    band = [unbroken(amount(bound, what.unit)) for bound in (what.low, what.high) if bound is not None]
+    return Told(amount(what.value, what.unit), what.basis, " to ".join(band))
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit, each unit said in one way."""
+    match unit:
+        case "s":
+            return duration(value)
+        case "days":
+            return duration(value * 86400)
+        case "B":
+            return size(value)
+        case "USD":
+            return money(value)
+        case "kWh":
+            return energy(value)
+        case "MWh":
+            return energy(value * 1000)
+        case "t":
+            return mass(value)
+        case "":
+            return f"{value:.3g}"
+        case _:
+            return f"{count(value)} {unit}"
+
+
+def unbroken(text: str) -> str:
+    """The same with spaces at which no line breaks."""
+    return text.replace(" ", "\u00a0")
+
+
+def energy(kwh: float) -> str:
+    """Energy as a person reads it: `3.2 Wh`, `1.25 kWh`, `310 MWh`, `12 GWh`."""
+    for unit, scale in (("GWh", 1e6), ("MWh", 1e3), ("kWh", 1.0)):
+        if kwh >= scale:
+            return f"{kwh / scale:.3g} {unit}"
+    return f"{kwh * 1000:.3g} Wh"
+
+
+def mass(tonnes: float) -> str:
+    """Mass as a person reads it: `0.7 g`, `2.4 kg`, `2,450 t`."""
+    for unit, scale in (("t", 1.0), ("kg", 1e3)):
+        if tonnes * scale >= 1:
+            return f"{tonnes * scale:,.3g} {unit}" if tonnes * scale < 1000 else f"{tonnes * scale:,.0f} {unit}"
+    return f"{tonnes * 1e6:.3g} g"
+
+
+def _document(path: Path) -> Document | None:
+    if not path.is_file():
+        return None
+    document: Document = _parsed(path.read_text(), path)
+    return document
+
+
+def _lines(path: Path) -> list[Document]:
+    if not path.is_file():
+        return []
+    return [_parsed(line, path) for line in path.read_text().splitlines() if line]
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise WorkError(
+            f"the file is not JSON: {error}", where=path, remedy=f"Delete {path.parent} and run the stage again"
+        ) from error

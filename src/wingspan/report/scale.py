@@ -1,0 +1,128 @@
+"""The same project on a fleet: the plan's key figures, and what the rehearsal found on each kind of rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from wingspan.figures import measured
+from wingspan.report.charts import Stack, stacked_bars
+from wingspan.report.record import Document, Fact, Record, Told, figure, tell
+from wingspan.units import GIB, count, size
+
+_KEY_FIGURES = {
+    "step_s": "One step",
+    "tokens_per_s": "Speed",
+    "mfu": "Model FLOPs utilisation",
+    "memory_bytes": "Memory per device",
+    "wall_s": "Time of all steps",
+    "days": "Duration with failures",
+    "device_hours": "Device-hours",
+    "goodput": "Goodput",
+    "energy_mwh": "Energy",
+    "carbon_t": "Carbon dioxide",
+    "cost": "Rent of the devices",
+    "energy_cost": "Electricity",
+}
+_AT_PEAK = {
+    "parameters": "weights",
+    "gathered": "weights gathered whole",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations",
+    "working": "temporary",
+    "unseen": "context, buffers, fragmentation",
+}
+
+
+@dataclass(frozen=True)
+class FleetView:
+    """One fleet that the plan priced."""
+
+    title: str
+    lead: str
+    facts: list[Fact]
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """One fleet that was rehearsed."""
+
+    title: str
+    facts: list[Fact]
+    chart: Markup
+    beside_plan: list[tuple[str, str, str, str]]
+    findings: list[Document]
+
+
+def fleets(record: Record) -> list[FleetView]:
+    """Key figures of every fleet that the plan priced."""
+    plan = record.plan or {}
+    views = []
+    if fleet := plan.get("fleet"):
+        views.append(FleetView(f"Its own fleet: {_devices(fleet)}", plan.get("sentence", ""), _key_figures(fleet)))
+    if fleet := plan.get("at_scale"):
+        devices = fleet["fleet_devices"]
+        views.append(FleetView(f"{devices:,} × {fleet['device']}", _could_train(fleet), _key_figures(fleet)))
+    return views
+
+
+def _devices(fleet: Document) -> str:
+    return fleet["device"] if fleet["devices"] == 1 else f"{fleet['devices']:,} × {fleet['device']}"
+
+
+def _could_train(fleet: Document) -> str:
+    could = fleet["could_train"]
+    sentence = (
+        f"In {could['days']:.0f} days the whole fleet could train {count(could['parameters'])} parameters "
+        f"on {count(could['tokens'])} tokens ({could['source']})."
+    )
+    if "devices" not in fleet:
+        return sentence
+    return f"{sentence} The figures are for the {fleet['devices']:,} devices that this project's batch can feed."
+
+
+def _key_figures(fleet: Document) -> list[Fact]:
+    return [Fact(label, tell(figure(fleet[key]))) for key, label in _KEY_FIGURES.items() if key in fleet]
+
+
+def rehearsals(rehearsal: Document) -> list[Rehearsed]:
+    """What was rehearsed: the project's own fleet, and a large one where its own is this machine."""
+    return [_rehearsed(one) for one in (rehearsal, rehearsal.get("on_a_fleet")) if one]
+
+
+def _rehearsed(rehearsal: Document) -> Rehearsed:
+    facts = [
+        Fact("Devices", Told(f"{rehearsal['devices']:,}")),
+        Fact("Kinds of rank", Told(f"{len(rehearsal['kinds']):,}")),
+        Fact("The rehearsal took", tell(measured(rehearsal["wall_s"], "s"))),
+        Fact("with memory of", tell(measured(rehearsal["peak_rss_gib"] * GIB, "B"))),
+    ]
+    rows = [_beside_plan(row) for row in rehearsal.get("plan") or []]
+    return Rehearsed(rehearsal["title"], facts, _memory_chart(rehearsal), rows, rehearsal["findings"])
+
+
+def _memory_chart(rehearsal: Document) -> Markup:
+    """Peak memory of one rank of each kind, and what it is made of."""
+    made_of = [kind["at_peak"] | {"unseen": kind["unseen_bytes"]} for kind in rehearsal["kinds"]]
+    items = [item for item in _AT_PEAK if any(parts.get(item) for parts in made_of)]
+    limit = rehearsal.get("device_memory_bytes")
+    stacks = [
+        Stack(_kind(kind), size(sum(parts.values())), [parts.get(item, 0.0) for item in items], limit)
+        for kind, parts in zip(rehearsal["kinds"], made_of, strict=True)
+    ]
+    spoken = "; ".join(f"{stack.label}: {stack.text}" for stack in stacks)
+    title = "Peak memory of each kind of rank" + (f"; the line is the device's {size(limit)}" if limit else "")
+    return stacked_bars(title, spoken, [_AT_PEAK[item] for item in items], stacks)
+
+
+def _kind(kind: Document) -> str:
+    return f"{kind['kind']} ({kind['ranks']:,} {'rank' if kind['ranks'] == 1 else 'ranks'})"
+
+
+def _beside_plan(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    say = count if row["item"].startswith("FLOPs") else size
+    difference = "" if row["difference"] is None else f"{row['difference']:+.0%}".replace("-", "−")
+    return row["item"], say(row["plan"]), say(row["rehearsed"]), difference

@@ -1,0 +1,218 @@
+"""A run folder as the stages leave it, with plainly invented numbers: what the report's tests read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wingspan.workspace import Run, find_run
+
+PROJECT = """
+[project]
+name = "invented"
+description = "A fixture: no number in it was measured"
+
+[rights]
+basis = "consent"
+statement = "Everybody in this fixture was invented and agreed to it."
+
+[model]
+depth = 4
+vocab = 512
+
+[assistant]
+name = "Testbird"
+
+[[prepare.posts]]
+name = "made-up"
+path = "posts.tsv"
+licence = "CC0-1.0"
+reader = "delimited"
+"""
+
+HOSTILE = '<script>alert("post")</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & "quotes"'
+REPEAT = {"post_id": "2", "text": "the tram was late again!", "repeats": "8", "kept": "the tram was late again"}
+SECONDS = {"plan": 2.5, "rehearse": 21.0, "prepare": 6.0, "train": 240.0, "align": 130.0, "evaluate": 61.0}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    """Makes a run folder in which the given stages (by default all) are published."""
+    return partial(invent_run, tmp_path)
+
+
+def invent_run(folder: Path, stages: Sequence[str] = tuple(SECONDS)) -> Run:
+    """A run folder in which these stages are published."""
+    (folder / "wingspan.toml").write_text(PROJECT)
+    run = find_run(folder, runs=folder / "runs")
+    for stage in stages:
+        for name, text in _FILES[stage]().items():
+            path = run.folder / stage / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        (run.folder / stage / "manifest.json").write_text(json.dumps(_manifest(stage)))
+    return run
+
+
+def _manifest(stage: str) -> dict[str, Any]:
+    seconds = SECONDS[stage]
+    return {
+        "stage": stage,
+        "version": 1,
+        "fingerprint": stage.encode().hex().ljust(64, "0"),
+        "outputs": {name: {"bytes": len(text), "sha256": "ab" * 32} for name, text in _FILES[stage]().items()},
+        "summary": _SUMMARIES.get(stage, {}),
+        "wall_s": seconds,
+        "cpu_s": 2 * seconds,
+        "peak_memory_bytes": int(seconds * 1e7) + 200_000_000,
+        "energy": _figure(seconds * 4e-6, "kWh", "predicted", 0.5, "8 W per busy core"),
+        "finished_at": "2000-01-01T00:00:00Z",
+        "versions": {"wingspan": "0.0.0", "python": "3.11.0"},
+    }
+
+
+def _figure(value: float, unit: str, basis: str, error: float = 0.0, source: str = "") -> dict[str, Any]:
+    band = {"low": value * (1 - error), "high": value * (1 + error)} if basis == "predicted" else {}
+    return {"value": value, "unit": unit, "basis": basis, "source": source, **band}
+
+
+_SUMMARIES: dict[str, dict[str, Any]] = {
+    "train": {
+        "tokens": 40960,
+        "steps": 40,
+        "parameters": 134_515_008,
+        "loss": {"first": 4.1, "last": 3.4},
+        "held_out_bits_per_byte": {"before": 1.6, "after": 1.4},
+        "tokens_per_s": 190.0,
+        "first_step_s": 9.5,
+    },
+    "align": {"conversations": 700, "supervised_tokens": 9000, "steps": 30, "loss": {"first": 2.5, "last": 1.1}},
+}
+
+
+def _plan() -> dict[str, str]:
+    guesses = {"prepare": (5.0, 5e8), "train": (260.0, 2.4e9), "align": (100.0, 2e9), "evaluate": (40.0, 1e9)}
+    stages = {
+        name: {
+            "wall_s": _figure(seconds, "s", "predicted", 0.25),
+            "peak_memory_bytes": _figure(memory, "B", "predicted", 0.2),
+        }
+        for name, (seconds, memory) in guesses.items()
+    }
+    machine = {"processor": "Invented CPU", "cores": 2, "memory_bytes": 8 << 30}
+    figures = {
+        "step_s": _figure(5.5, "s", "predicted", 0.25),
+        "tokens_per_s": _figure(7e6, "tokens/s", "predicted", 0.25),
+        "mfu": _figure(0.41, "", "predicted", 0.25),
+        "memory_bytes": _figure(3e10, "B", "predicted", 0.15),
+        "days": _figure(12.5, "days", "predicted", 0.25),
+        "energy_mwh": _figure(2100.0, "MWh", "predicted", 0.25),
+        "carbon_t": _figure(840.0, "t", "predicted", 0.25),
+        "cost": _figure(7.1e6, "USD", "predicted", 0.25),
+    }
+    could = {"days": 30.0, "mfu": 0.38, "parameters": 2.8e11, "tokens": 5.7e12, "source": "invented"}
+    plan = {
+        "machine": machine,
+        "sentence": "A sentence of the plan.",
+        "this_machine": {"stages": stages},
+        "fleet": {"device": "this-machine", "devices": 1, **figures},
+        "at_scale": {"device": "Chip", "devices": 64, "fleet_devices": 10_000, "could_train": could, **figures},
+    }
+    return {"plan.json": json.dumps(plan)}
+
+
+def _rehearsal() -> dict[str, str]:
+    gib = 1 << 30
+    kinds = [
+        {
+            "kind": name,
+            "rank": rank,
+            "ranks": 64,
+            "at_peak": {"parameters": 9 * gib, "gradients": 4 * gib, "optimizer": 13 * gib, "activations": busy * gib},
+            "unseen_bytes": 2 * gib,
+            "flops": 1e15,
+            "collectives": [],
+        }
+        for name, rank, busy in (("first stage", 0, 9), ("middle stage", 8, 6), ("last stage", 1016, 14))
+    ]
+    rehearsal = {
+        "title": "An invented model of two stages",
+        "device": "Chip",
+        "devices": 1024,
+        "device_memory_bytes": 80 * gib,
+        "wall_s": 20.0,
+        "peak_rss_gib": 0.6,
+        "kinds": kinds,
+        "findings": [{"severity": "warns", "problem": "an invented finding", "remedy": "Do nothing"}],
+        "plan": [{"item": "parameters", "plan": 10 * gib, "rehearsed": 9 * gib, "difference": -0.1}],
+    }
+    return {"rehearsal.json": json.dumps(rehearsal)}
+
+
+def _prepared() -> dict[str, str]:
+    report = {
+        "read": 1000,
+        "refused": {"too short": 29, "near duplicate": 20},
+        "damaged": 1,
+        "kept": 950,
+        "split": {"train": 855, "held_out": 95},
+        "languages": {"en": 900, "fr": 50},
+        "characters": {"shortest": 3, "median": 80, "p95": 200, "longest": 280, "total": 76_000},
+        "tombstones": {"deleted": 4, "opted_out": 2, "files_searched": 5, "found": 0},
+        "personal_data": {"email": 3, "phone": 1},
+        "conversations": {"train": {"dialogue": 500, "grounded": 200}, "held_out": {"dialogue": 55}},
+        "tokens": {"train": 24_000, "held_out": 2_600},
+        "samples": {"too short": [{"post_id": "1", "text": HOSTILE}], "near duplicate": [REPEAT]},
+    }
+    return {"report.json": json.dumps(report)}
+
+
+def _metrics(steps: int, first: float) -> dict[str, str]:
+    lines = [{"step": step, "loss": first * (1 + 3 / (step + 3)) + 0.1 * (step % 3)} for step in range(1, steps + 1)]
+    return {"metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines)}
+
+
+def _task(name: str, title: str, metric: str, base: float, assistant: float, up: bool, p: float) -> dict[str, Any]:
+    change = assistant - base
+    return {
+        "name": name,
+        "title": title,
+        "metric": metric,
+        "unit": "",
+        "higher_is_better": up,
+        "items": 200,
+        "scores": {
+            model: {"value": value, "low": value - 0.05, "high": value + 0.05}
+            for model, value in (("base", base), ("assistant", assistant))
+        },
+        "difference": {"value": change, "low": change - 0.04, "high": change + 0.04, "p_value": p, "test": "sign"},
+    }
+
+
+def _scores() -> dict[str, str]:
+    tasks = [
+        _task("bpb", "Held-out posts", "bits per byte", 1.6, 1.4, False, 0.0005),
+        _task("replies", "Reply choice", "accuracy", 0.4, 0.55, True, 0.002),
+        _task("sentiment", "Sentiment", "correlation", 0.2, 0.35, True, 0.01),
+        _task("citations", "Citations", "precision", 0.5, 0.52, True, 0.6),
+    ]
+    posts = [{"post_id": "7", "text": HOSTILE}, {"post_id": "8", "text": "the tram was late again"}]
+    answers = {"base": "Trams run.", "assistant": "The tram was late [2]. <b>Not bold</b>"}
+    cited = {"base": [], "assistant": [{"number": 2, "post_id": "8", "claim": "The tram was late", "supported": True}]}
+    sample = {"question": "Was the tram late?", "posts": posts, "answers": answers, "citations": cited}
+    return {"scores.json": json.dumps({"models": ["base", "assistant"], "tasks": tasks, "samples": [sample]})}
+
+
+_FILES = {
+    "plan": _plan,
+    "rehearse": _rehearsal,
+    "prepare": _prepared,
+    "train": lambda: _metrics(40, 3.0),
+    "align": lambda: _metrics(30, 1.5),
+    "evaluate": _scores,
+}
