@@ -87,6 +87,12 @@ class PostIndex:
             ).fetchall()
         return [SourcePost(*row) for row in rows]
 
+    def texts(self, limit: int) -> list[str]:
+        """The texts of the first posts, at most `limit`."""
+        with self._lock:
+            rows = self._database.execute("select text from posts order by row limit ?", (limit,)).fetchall()
+        return [text for (text,) in rows]
+
     def __len__(self) -> int:
         with self._lock:
             return int(self._database.execute("select count(*) from posts").fetchone()[0])
