@@ -364,7 +364,7 @@ class LaunchKind(StrEnum):
 def launch(
     kind: Annotated[LaunchKind, typer.Argument(help="local (torchrun), slurm or kubernetes.")],
     project: ProjectPath = Path("."),
-    submit: Annotated[bool, typer.Option("--submit", help="Hand the job to the scheduler.")] = False,
+    hand_over: Annotated[bool, typer.Option("--submit", help="Hand the job to the scheduler.")] = False,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     debug: Debug = False,
@@ -374,13 +374,13 @@ def launch(
     Example: wingspan launch slurm examples/frontier
     """
     from wingspan.console import output
-    from wingspan.launch import files
+    from wingspan.launch.files import FILES, submit
     from wingspan.workspace import find_run
 
-    path = files.launch_file(find_run(project, overrides or (), runs), kind.value)
-    output.print(str(path))
-    if submit:
-        output.print(files.submit(kind.value, path), markup=False)
+    path = find_run(project, overrides or (), runs).stage("plan") / "launch" / FILES[kind.value]
+    if not path.is_file():
+        raise InputError("the run is not planned yet", where=path, remedy=f"Plan it first: wingspan plan {project}")
+    output.print(submit(kind.value, path) if hand_over else str(path), markup=False)
 
 
 def _version(asked: bool) -> None:
