@@ -68,18 +68,29 @@ def _best_by_words(rows: pl.DataFrame) -> pl.DataFrame:
         pl.concat([votes, hints])
         .group_by("row", "language")
         .agg(pl.col("weight").sum())
-        .sort("row", "weight", "language", descending=[False, True, False])
+        .join(_ranks(), on="language", how="left")
+        .sort("row", "weight", "rank", "language", descending=[False, True, False, False], nulls_last=True)
         .group_by("row", maintain_order=True)
         .agg(by_words=pl.col("language").first())
     )
 
 
 @cache
+def _word_lists() -> dict[str, str]:
+    """Language -> its common words, languages with the most posts first."""
+    return tomllib.loads(files("wingspan.prepare").joinpath("language_words.toml").read_text("utf-8"))
+
+
+def _ranks() -> pl.DataFrame:
+    """Columns language, rank: among equals the more common language is the better guess."""
+    return pl.DataFrame({"language": list(_word_lists())}).with_row_index("rank")
+
+
+@cache
 def _word_weights() -> pl.DataFrame:
     """Columns word, language, weight: a word of n languages weighs 1/n in each."""
-    lists = tomllib.loads(files("wingspan.prepare").joinpath("language_words.toml").read_text("utf-8"))
     table = pl.DataFrame(
-        [(word, language) for language, text in lists.items() for word in dict.fromkeys(text.split())],
+        [(word, language) for language, text in _word_lists().items() for word in dict.fromkeys(text.split())],
         schema={"word": pl.String, "language": pl.String},
         orient="row",
     )
