@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tiny import write_model
 from wingspan.errors import InputError
 from wingspan.evaluate import stage
 from wingspan.evaluate.terminal import render
@@ -79,11 +79,11 @@ def row(id_: str, kind: str, turns: list[tuple[str, str]], post_ids: list[str]) 
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., Path]) -> StageContext:
+def context(tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     folder = tmp_path_factory.mktemp("run")
     write_prepared(folder / "prepare")
-    make_model(folder / "train/base", seed=1)
-    make_model(folder / "align/assistant", seed=2)
+    write_model(folder / "train/base", seed=1)
+    write_model(folder / "align/assistant", seed=2)
     source = {"name": "d", "path": "d", "licence": "MIT", "reader": "chatterbot"}
     project = Project.model_validate(
         {

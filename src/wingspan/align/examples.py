@@ -71,17 +71,11 @@ class Examples:
 def read_examples(folder: Path, split: str, renderer: ChatRenderer, sequence: int) -> Examples:
     """The conversations of `split` ("train" or "held_out") in `folder`, rendered, at most `sequence` tokens each.
 
-    Raises InputError when there are none, or when a conversation does not teach the assistant to end its turn.
+    Raises InputError when a conversation does not teach the assistant to end
+    its turn.
     """
     files = sorted(folder.glob(f"{split}-*.parquet"))
-    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
-    if not rows:
-        raise InputError(
-            f"there are no {split} conversations",
-            where=folder,
-            remedy="Add [[prepare.dialogues]], or raise prepare.grounded_dialogues or prepare.label_dialogues",
-        )
-    return render_examples(rows, renderer, sequence)
+    return render_examples([row for file in files for row in pq.read_table(file).to_pylist()], renderer, sequence)
 
 
 def render_examples(rows: Iterable[dict[str, Any]], renderer: ChatRenderer, sequence: int) -> Examples:
