@@ -164,8 +164,9 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def watched(storage: torch.UntypedStorage, bytes_: int) -> Any:
             result = resize(storage, bytes_)
             if id(storage) in self._live:
+                self._live[id(storage)][0].kind = "gathered"
                 self._end(id(storage))
-                self._begin(storage, "gathered")
+            self._begin(storage, "gathered")
             return result
 
         torch.UntypedStorage.resize_ = watched  # type: ignore[method-assign, assignment]

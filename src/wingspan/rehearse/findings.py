@@ -1,0 +1,153 @@
+"""What a rehearsal found: what would stop the run, what deserves a look, where plan saw it otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wingspan.model.shape import ModelShape
+from wingspan.project import Layout, Train
+from wingspan.rehearse.rank import RankRehearsal
+from wingspan.units import count, size
+
+Severity = Literal["stops", "warns", "differs"]
+TOLERANCE = 0.05  # a difference from plan above this is a finding
+
+_SENDS = {"send", "isend", "recv_", "irecv"}
+_STATES = ("parameters", "gradients", "optimizer")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: 'stops' the run, 'warns', or 'differs' from plan."""
+
+    severity: Severity
+    problem: str
+    remedy: str = ""
+
+
+def check_shapes(shape: ModelShape, layout: Layout, train: Train, devices: int) -> list[Finding]:
+    """What does not divide, found without building anything."""
+    ranks = layout.data_parallel * layout.micro_batch
+    checks = [
+        (devices, layout.world_size, "devices", "the ranks of the layout", "layout"),
+        (train.global_batch, ranks, "sequences of a step", "ranks that read × sequences of a micro-batch", "layout"),
+        (shape.heads, layout.tp, "query heads", "tensor-parallel ranks", "layout.tp"),
+        (shape.kv_heads, layout.tp, "key heads", "tensor-parallel ranks", "layout.tp"),
+        (shape.ffn, layout.tp, "the MLP's width", "tensor-parallel ranks", "layout.tp"),
+        (shape.vocab, layout.tp, "the vocabulary", "tensor-parallel ranks", "layout.tp"),
+        (train.sequence, layout.tp * layout.cp, "the sequence", "tensor × context ranks", "layout"),
+    ]
+    if shape.experts:
+        checks.append((shape.experts, layout.ep, "experts", "expert-parallel ranks", "layout.ep"))
+    found = [
+        Finding("stops", f"{what} ({number:,}) do not divide by {by} ({divisor:,})", f"Change {where}")
+        for number, divisor, what, by, where in checks
+        if number % divisor
+    ]
+    if layout.pp > shape.layers:
+        found.append(Finding("stops", f"{layout.pp} stages for {shape.layers} layers", "Lower layout.pp"))
+    micro_batches = train.global_batch // ranks
+    if 0 < micro_batches < layout.pp:
+        problem = f"{micro_batches} micro-batches do not fill {layout.pp} pipeline stages"
+        found.append(Finding("stops", problem, "Raise train.global_batch or lower layout.pp"))
+    return found
+
+
+def check_ranks(kinds: Sequence[RankRehearsal], device_memory: float | None, unseen: float) -> list[Finding]:
+    """What the rehearsed ranks show: too little memory, parameters left whole, calls that would hang."""
+    found = []
+    for kind in kinds:
+        needed = kind.peak_bytes + unseen
+        if device_memory and needed > device_memory:
+            problem = f"{kind.kind}: needs {size(needed)}, the device has {size(device_memory)}"
+            found.append(Finding("stops", problem, "Shard over more ranks, recompute, or lower layout.micro_batch"))
+        if kind.unsharded:
+            total, first = sum(kind.unsharded.values()), next(iter(kind.unsharded))
+            problem = f"{kind.kind}: {len(kind.unsharded)} parameters lie whole on every rank ({size(total)}), "
+            found.append(Finding("warns", problem + f"the first is {first}", "Shard them"))
+    return [*found, *check_calls(kinds)]
+
+
+def check_calls(kinds: Sequence[RankRehearsal]) -> list[Finding]:
+    """Ranks of one group must make the same calls in the same order, and receive what their neighbours send.
+
+    Ranks of one kind run the same program on the same shapes. So only groups that join different kinds
+    can disagree: those along the pipeline.
+    """
+    found = []
+    joined = [[one for one in kind.calls if "pp" in one.group.split("+")] for kind in kinds]
+    for kind, calls in zip(kinds[1:], joined[1:], strict=True):
+        first, other = (
+            [(one.op, one.group, one.bytes) for one in each if one.op not in _SENDS] for each in (joined[0], calls)
+        )
+        if first != other:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), min(len(first), len(other))
+            )
+            problem = f"{kinds[0].kind} and {kind.kind} make different calls in one group: call {at + 1} is "
+            problem += f"{_call(first, at)} here and {_call(other, at)} there"
+            found.append(Finding("stops", problem, "The ranks would wait for each other for ever"))
+    for direction in ("next", "previous"):
+        sent = {kind.kind: _messages(kind, "send", direction) for kind in kinds}
+        back = "previous" if direction == "next" else "next"
+        received = {kind.kind: _messages(kind, "recv", back) for kind in kinds}
+        streams = {
+            (name, verb): one for verb, each in (("sends", sent), ("receives", received)) for name, one in each.items()
+        }
+        found += _unequal(direction, {key: one for key, one in streams.items() if one})
+    return found
+
+
+def _unequal(direction: str, streams: Mapping[tuple[str, str], Counter[int]]) -> Iterable[Finding]:
+    """Every stage passes on to the next the messages that the first sends, and back alike."""
+    if len({frozenset(one.items()) for one in streams.values()}) > 1:
+        said = "; ".join(
+            f"{name} {verb} {one.total():,} messages of {size(sum(k * n for k, n in one.items()))}"
+            for (name, verb), one in streams.items()
+        )
+        yield Finding("stops", f"messages to the {direction} stage do not match: {said}", "The pipeline would hang")
+
+
+def _messages(kind: RankRehearsal, verb: str, neighbour: str) -> Counter[int]:
+    """Sizes of the messages to or from a neighbouring stage and how many of each."""
+    step = 1 if neighbour == "next" else -1
+    return Counter(
+        one.bytes
+        for one in kind.calls
+        if one.op.lstrip("i").startswith(verb) and one.peer is not None and one.peer - kind.stage == step
+    )
+
+
+def _call(calls: Sequence[tuple[str, str, int]], at: int) -> str:
+    return f"{calls[at][0]} of {size(calls[at][2])}" if at < len(calls) else "missing"
+
+
+def compare(plan: Mapping[str, Any], kinds: Sequence[RankRehearsal]) -> list[dict[str, Any]]:
+    """Plan's figures for the fullest device beside the rehearsal's, in bytes and FLOPs per step."""
+    fullest = max(kinds, key=lambda kind: kind.peak_bytes)
+    items = plan["memory"]
+    rows = [(item, items[item], fullest.at_peak[item]) for item in _STATES]
+    passing = ("gathered_blocks", "activations", "logits")
+    rehearsed = sum(fullest.at_peak[item] for item in ("gathered", "activations", "working"))
+    rows.append(("everything that comes and goes", sum(items[item] for item in passing), rehearsed))
+    rows.append(("tensors at the peak", sum(items[item] for item in (*_STATES, *passing)), fullest.peak_bytes))
+    if "flops" in plan:
+        rows.append(("FLOPs of all ranks", plan["flops"], sum(kind.flops * kind.ranks for kind in kinds)))
+    return [
+        {"item": item, "plan": planned, "rehearsed": found, "difference": found / planned - 1 if planned else None}
+        for item, planned, found in rows
+    ]
+
+
+def check_plan(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """Where the rehearsal differs from plan by more than the tolerance."""
+    found = []
+    for row in rows:
+        if row["difference"] is not None and abs(row["difference"]) > TOLERANCE:
+            say = count if row["item"].startswith("FLOPs") else size
+            problem = f"{row['item']}: plan says {say(row['plan'])}, the rehearsal {say(row['rehearsed'])}"
+            found.append(Finding("differs", f"{problem} ({row['difference']:+.0%})"))
+    return found

@@ -1,0 +1,258 @@
+"""One rank of a fleet that does not exist: built by the function that train calls, stepped for real on fakes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wingspan.model.shape import ModelShape
+from wingspan.project import Layout, Train
+from wingspan.rehearse.trackers import Collective, Kind, Tracker, optimizer_tensors
+from wingspan.train import torch_compat
+from wingspan.train.data import Batch
+from wingspan.train.layouts import compute_precision, layers_of_stage
+from wingspan.train.optimizer import Optimizers, make_optimizers
+from wingspan.train.parallel import MESH_AXES, Part, build, gradient_norm, make_mesh, scale_gradients
+
+_ITEM = torch.ops.aten._local_scalar_dense.default
+_INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
+_CPU = torch.device("cpu")  # fakes of a processor's tensors: torch without CUDA cannot make others
+
+
+@dataclass(frozen=True)
+class RankTask:
+    """What to rehearse: one rank of a layout, standing for `ranks` ranks of its kind."""
+
+    kind: str
+    rank: int
+    ranks: int
+    shape: ModelShape
+    layout: Layout
+    train: Train
+
+
+@dataclass(frozen=True)
+class RankRehearsal:
+    """One training step of one rank: bytes at the peak and what they are made of, FLOPs, collectives."""
+
+    kind: str
+    rank: int
+    ranks: int
+    stage: int
+    micro_batches: int  # of a step
+    rehearsed_micro_batches: int  # the others were reckoned from the difference that one makes
+    peak_bytes: int
+    static_bytes: int  # parameters and optimizer state: what is there between two steps
+    at_peak: Mapping[Kind, int]
+    flops: Mapping[str, int]
+    operations: int
+    collectives: Mapping[tuple[str, str, int], tuple[int, int]]  # (op, mesh axes, ranks) -> calls, bytes
+    calls: Sequence[Collective] = field(repr=False)  # in order, of the rehearsed micro-batches
+    unsharded: Mapping[str, int]  # parameters that should be sharded and lie whole on every rank: bytes
+
+
+def rehearse_rank(task: RankTask) -> RankRehearsal:
+    """Build and step one rank in this process, which afterwards must not rehearse a rank of another fleet.
+
+    Of many micro-batches the fewest that fill the pipeline are run, then one more; each of the others
+    adds the same operations again, and memory no longer grows.
+    """
+    layout = task.layout
+    micro_batches = task.train.global_batch // (layout.data_parallel * layout.micro_batch)
+    few = max(layout.pp, 2)
+    torch_compat.start_fake_process_group(task.rank, layout.world_size)
+    try:
+        mesh = make_mesh(layout, _CPU.type) if layout.world_size > 1 else None
+        if micro_batches <= few + 1:
+            return _rehearse(task, mesh, micro_batches)
+        base, more = _rehearse(task, mesh, few), _rehearse(task, mesh, few + 1)
+        rehearsal = _extrapolate(base, more, micro_batches - few)
+        return replace(rehearsal, micro_batches=micro_batches)
+    finally:
+        dist.destroy_process_group()
+
+
+def _rehearse(task: RankTask, mesh: DeviceMesh | None, micro_batches: int) -> RankRehearsal:
+    layout = task.layout
+    part = build(
+        task.shape,
+        layout,
+        sequence=task.train.sequence,
+        rows=micro_batches * layout.micro_batch,
+        compute=compute_precision(layout, _CPU),
+        device=_CPU,
+        mesh=mesh,
+    )
+    with _fake_tensors(), torch_compat.static_pipeline_shapes():
+        part.model.to_empty(device=_CPU)
+        tracker = track_step(part, task.train, micro_batches)
+    calls = [replace(one, group=axes_of(one.group, layout)) for one in tracker.collectives]
+    return RankRehearsal(
+        kind=task.kind,
+        rank=task.rank,
+        ranks=task.ranks,
+        stage=task.rank * layout.pp // layout.world_size,
+        micro_batches=micro_batches,
+        rehearsed_micro_batches=micro_batches,
+        peak_bytes=tracker.peak_bytes,
+        static_bytes=sum(tracker.alive()[kind] for kind in ("parameters", "optimizer")),
+        at_peak=tracker.at_peak(),
+        flops=dict(tracker.flops),
+        operations=tracker.operations,
+        collectives=_sums(calls, layout),
+        calls=calls,
+        unsharded=_unsharded(part),
+    )
+
+
+def track_step(part: Part, train: Train, micro_batches: int) -> Tracker:
+    """Follow one step of the training loop as it is after the first: with the optimizer's state in place."""
+    optimizers = make_optimizers(part.model, train.optimizer, fused=False)
+    for parameter in part.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.step(0.0)
+    batch = _batch(micro_batches * part.layout.micro_batch, train.sequence)
+    tracker = Tracker()
+    tracker.own(part.model.parameters(), "parameters")
+    for optimizer in optimizers.parts:
+        tracker.own(optimizer_tensors(optimizer), "optimizer")
+        tracker.follow(optimizer)
+    with tracker:
+        _step(part, optimizers, batch, train)
+    return tracker
+
+
+def _step(part: Part, optimizers: Optimizers, batch: Batch, train: Train) -> None:
+    predictions = batch.tokens.numel() * part.layout.data_parallel
+    part.sum_over_data(part.backward(batch, predictions))
+    norm = gradient_norm(part)
+    scale_gradients(part.model, min(1.0, train.optimizer.clip / norm))
+    optimizers.step(0.0)
+
+
+@contextmanager
+def _fake_tensors() -> Iterator[None]:
+    with FakeTensorMode(allow_non_fake_inputs=True), _Guesses():  # type: ignore[no-untyped-call]
+        yield
+
+
+class _Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers for fakes, which hold no numbers: a number read off the device is 1, a mask chooses everything."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is _ITEM:
+            return 1.0 if args[0].dtype.is_floating_point else 1
+        if func._overloadpacket in _INDEXING:
+            args = (args[0], [_all_of(one) for one in args[1]], *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def _all_of(index: torch.Tensor | None) -> torch.Tensor | None:
+    return torch.arange(len(index)) if index is not None and index.dtype is torch.bool else index
+
+
+def _batch(rows: int, sequence: int) -> Batch:
+    """Rows of one whole document each: every token is predicted, which is the most that a step can hold."""
+    positions = torch.arange(sequence).expand(rows, sequence).contiguous()
+    tokens, targets, documents = (torch.zeros_like(positions) for _ in range(3))
+    return Batch(tokens, targets, positions, documents)
+
+
+def axes_of(group: str, layout: Layout) -> str:
+    """The axes of the mesh along which the ranks of a process group differ, joined by '+'."""
+    ranks = torch_compat.group_ranks(group)
+    return _axes(tuple(ranks), (layout.pp, layout.dp_replicate, layout.dp_shard, layout.cp, layout.tp))
+
+
+@lru_cache
+def _axes(ranks: tuple[int, ...], sizes: tuple[int, ...]) -> str:
+    coordinates = np.unravel_index(ranks, sizes)
+    return "+".join(name for name, along in zip(MESH_AXES, coordinates, strict=True) if len(set(along)) > 1)
+
+
+def _sums(calls: Sequence[Collective], layout: Layout) -> dict[tuple[str, str, int], tuple[int, int]]:
+    """Calls and bytes of each operation in each group."""
+    found: dict[tuple[str, str, int], tuple[int, int]] = {}
+    for one in calls:
+        key = (one.op, one.group, math.prod(getattr(layout, axis) for axis in one.group.split("+")))
+        before = found.get(key, (0, 0))
+        found[key] = before[0] + 1, before[1] + one.bytes
+    return found
+
+
+def _unsharded(part: Part) -> dict[str, int]:
+    """Parameters that every rank holds whole although the layout shards parameters: name -> bytes."""
+    if part.layout.dp_shard == 1:
+        return {}
+    return {
+        name: parameter.nbytes
+        for name, parameter in part.model.named_parameters()
+        if not isinstance(parameter, DTensor) or not any(isinstance(one, Shard) for one in parameter.placements)
+    }
+
+
+def _extrapolate(base: RankRehearsal, more: RankRehearsal, steps: int) -> RankRehearsal:
+    """`base` with the difference that one more micro-batch makes, `steps` times."""
+
+    def grown(before: int, after: int) -> int:
+        return before + steps * (after - before)
+
+    fuller = max(base, more, key=lambda one: one.peak_bytes)
+    return replace(
+        base,
+        peak_bytes=fuller.peak_bytes,
+        at_peak=fuller.at_peak,
+        flops={op: grown(base.flops[op], more.flops[op]) for op in base.flops},
+        operations=grown(base.operations, more.operations),
+        collectives={
+            key: (grown(calls, more.collectives[key][0]), grown(bytes_, more.collectives[key][1]))
+            for key, (calls, bytes_) in base.collectives.items()
+        },
+    )
+
+
+def kinds_of_ranks(shape: ModelShape, layout: Layout, train: Train) -> list[RankTask]:
+    """One task for every distinct kind of rank: pipeline stages that hold the same blocks and ends.
+
+    Of the stages alike the earliest is rehearsed: under 1F1B it holds the most micro-batches. Ranks that
+    differ in the other axes run the same program on equal or smaller shards.
+    """
+    per_stage = layout.world_size // layout.pp
+    alike: dict[tuple[int, bool, bool], list[int]] = {}
+    for stage in range(layout.pp):
+        layers = layers_of_stage(shape.layers, layout.pp, stage)
+        alike.setdefault((len(layers), stage == 0, stage == layout.pp - 1), []).append(stage)
+    return [
+        RankTask(_name(stages, layout), stages[0] * per_stage, len(stages) * per_stage, shape, layout, train)
+        for stages in alike.values()
+    ]
+
+
+def _name(stages: Sequence[int], layout: Layout) -> str:
+    if layout.pp == 1:
+        return "every rank" if layout.world_size > 1 else "the device"
+    first, last = stages[0], stages[-1]
+    if first == 0:
+        return "first stage"
+    if last == layout.pp - 1:
+        return "last stage"
+    return f"stages {first + 1} to {last + 1}" if len(stages) > 1 else f"stage {first + 1}"
+
+
+def task_of(rank: int, shape: ModelShape, layout: Layout, train: Train) -> RankTask:
+    """The task of one rank by its number."""
+    return RankTask(f"rank {rank}", rank, 1, shape, layout, train)

@@ -1,0 +1,135 @@
+"""A rehearsal on one screen: what each kind of rank holds at its peak, what it sends, what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from wingspan.units import count, duration, size
+
+_WIDTH = 40  # characters of a bar that fills the device
+_COLOURS = {
+    "parameters": "blue",
+    "gathered": "cyan",
+    "gradients": "magenta",
+    "optimizer": "yellow",
+    "activations": "green",
+    "working": "bright_black",
+    "unseen": "white",
+}
+_MEANINGS = {
+    "parameters": "weights",
+    "gathered": "weights gathered whole",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations",
+    "working": "temporary",
+    "unseen": "device context, communication buffers, fragmentation",
+}
+_MARKS = {"stops": ("✗", "bold red"), "warns": ("!", "yellow"), "differs": ("≠", "cyan")}
+_COLLECTIVES_SHOWN = 5
+
+
+def render(rehearsal: Mapping[str, Any]) -> RenderableType:
+    """The content of rehearsal.json as a screen for rich."""
+    parts: list[RenderableType] = [_fleet(rehearsal)]
+    if rehearsal.get("on_a_fleet"):
+        parts += [Text(), _fleet(rehearsal["on_a_fleet"])]
+    return Group(*parts)
+
+
+def _fleet(rehearsal: Mapping[str, Any]) -> RenderableType:
+    parts: list[RenderableType] = [_headline(rehearsal), Text(), _memory(rehearsal), _legend(rehearsal)]
+    if any(kind["collectives"] for kind in rehearsal["kinds"]):
+        parts += [Text(), _collectives(rehearsal)]
+    return Group(*parts, Text(), *_findings(rehearsal))
+
+
+def _headline(rehearsal: Mapping[str, Any]) -> Text:
+    layout = {key: one for key, one in rehearsal["layout"].items() if isinstance(one, int) and one > 1}
+    arranged = " × ".join(f"{key} {one}" for key, one in layout.items() if key != "micro_batch") or "no parallelism"
+    devices = rehearsal["devices"]
+    text = Text(f"{devices:,} × {rehearsal['device']}" if devices > 1 else rehearsal["device"], style="bold")
+    text.append(f"  {arranged}", style="not bold")
+    took = f"{duration(rehearsal['wall_s'])}, {size(rehearsal['peak_rss_gib'] * 2**30)}"
+    text.append(f"\n{rehearsal['title']} (rehearsed in {took})", style="not bold dim")
+    return text
+
+
+def _memory(rehearsal: Mapping[str, Any]) -> Table:
+    """One bar per kind of rank; the whole width is the device's memory, or the largest peak beyond it."""
+    capacity = rehearsal["device_memory_bytes"]
+    scale = max([capacity or 0, *(_needed(kind) for kind in rehearsal["kinds"])])
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("kind of rank", "ranks", "memory at the peak"):
+        table.add_column(heading, justify="right" if heading == "ranks" else "left")
+    for heading in ("peak", "of device", "FLOPs a step"):
+        table.add_column(heading, justify="right")
+    for kind in rehearsal["kinds"]:
+        share = _needed(kind) / capacity if capacity else None
+        table.add_row(
+            kind["kind"],
+            f"{kind['ranks']:,}",
+            _bar(kind, scale),
+            size(_needed(kind)),
+            Text(f"{share:.0%}" if share is not None else "?", style="bold red" if share and share > 1 else ""),
+            count(kind["flops"]),
+        )
+    return table
+
+
+def _needed(kind: Mapping[str, Any]) -> float:
+    return float(kind["peak_bytes"] + kind["unseen_bytes"])
+
+
+def _bar(kind: Mapping[str, Any], scale: float) -> Text:
+    text, drawn, total = Text(), 0, 0.0
+    for item, bytes_ in {**kind["at_peak"], "unseen": kind["unseen_bytes"]}.items():
+        total += bytes_
+        end = round(total / scale * _WIDTH)
+        text.append("█" * (end - drawn), style=_COLOURS[item])
+        drawn = max(drawn, end)
+    return text.append("·" * (_WIDTH - drawn), style="dim")
+
+
+def _legend(rehearsal: Mapping[str, Any]) -> Text:
+    text = Text()
+    for item, colour in _COLOURS.items():
+        largest = max(
+            kind["unseen_bytes"] if item == "unseen" else kind["at_peak"].get(item, 0) for kind in rehearsal["kinds"]
+        )
+        if largest:
+            text.append("■ ", style=colour).append(f"{_MEANINGS[item]} {size(largest)}   ", style="dim")
+    return text
+
+
+def _collectives(rehearsal: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading, side in (("sends each step", "left"), ("", "left"), ("over", "left"), ("calls", "right")):
+        table.add_column(heading, justify="right" if side == "right" else "left")
+    table.add_column("bytes", justify="right")
+    for kind in rehearsal["kinds"]:
+        largest = sorted(kind["collectives"], key=lambda one: -one["bytes"])
+        for row, one in enumerate(largest[:_COLLECTIVES_SHOWN]):
+            name = kind["kind"] if row == 0 else ""
+            over = f"{one['group']} ({one['size']:,} ranks)"
+            table.add_row(name, one["op"].replace("_", " "), over, f"{one['count']:,}", size(one["bytes"]))
+        if rest := largest[_COLLECTIVES_SHOWN:]:
+            calls, sent = sum(one["count"] for one in rest), sum(one["bytes"] for one in rest)
+            table.add_row("", Text(f"{len(rest)} smaller", style="dim"), "", f"{calls:,}", size(sent))
+    return table
+
+
+def _findings(rehearsal: Mapping[str, Any]) -> list[Text]:
+    if not rehearsal["findings"]:
+        return [Text("✓ it holds: nothing found", style="green")]
+    lines = []
+    for finding in rehearsal["findings"]:
+        mark, style = _MARKS[finding["severity"]]
+        line = Text(f"{mark} ", style=style).append(finding["problem"], style="default")
+        lines.append(line.append(f". {finding['remedy']}" if finding["remedy"] else "", style="dim"))
+    return lines
