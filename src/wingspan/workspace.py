@@ -15,8 +15,9 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ MANIFEST = "manifest.json"
 _ORIGIN = ".origin.json"  # marks a run folder and remembers the project file it came from
 _LOCK = ".lock"
 _FINGERPRINT = ".fingerprint"
+_LIBRARIES = ("torch", "transformers", "tokenizers", "polars", "lm-eval", "openvino-genai")
 _CONTENT_HASH_LIMIT = 1 << 30  # bytes; larger outside files are identified by size and time
 
 
@@ -226,11 +228,20 @@ def run_stage(run: Run, spec: StageSpec, work: StageWork, progress: Progress, *,
         "peak_memory_bytes": meter.peak_memory_bytes,
         "energy": meter.energy().as_json(),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {"wingspan": wingspan.__version__, "python": platform.python_version()},
+        "versions": _versions(),
     }
     write_atomically(output / MANIFEST, json.dumps(manifest, indent=1))
     _finish_publishing(run, spec.name)
     return Outcome(spec.name, False, manifest)
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides results: wingspan, Python and the libraries that are installed."""
+    found = {"wingspan": wingspan.__version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _rank() -> int:

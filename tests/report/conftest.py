@@ -85,13 +85,21 @@ _SUMMARIES: dict[str, dict[str, Any]] = {
     "train": {
         "tokens": 40960,
         "steps": 40,
+        "skipped_steps": 0,
         "parameters": 134_515_008,
-        "loss": {"first": 4.1, "last": 3.4},
         "held_out_bits_per_byte": {"before": 1.6, "after": 1.4},
         "tokens_per_s": 190.0,
         "first_step_s": 9.5,
     },
-    "align": {"conversations": 700, "supervised_tokens": 9000, "steps": 30, "loss": {"first": 2.5, "last": 1.1}},
+    "align": {
+        "conversations": 700,
+        "supervised_tokens": 9000,
+        "steps": 30,
+        "skipped_steps": 0,
+        "held_out_loss": {"before": 2.5, "after": 1.1},
+        "supervised_tokens_per_s": 70.0,
+        "first_step_s": 6.0,
+    },
 }
 
 

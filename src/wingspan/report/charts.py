@@ -120,7 +120,7 @@ def line_chart(title: str, description: str, lines: Sequence[Line], x_name: str,
         place = gutter + (100 - gutter) * across(x)
         parts.append(_text(f"{x:,.0f}", place, top + height + 18, "tick", anchor))
     parts.append(_text(x_name, gutter + (100 - gutter) / 2, top + height + 18, "note", "middle"))
-    keys = [_key(f"c{line.colour}" + (" faint" if line.faint else ""), line.name) for line in lines]
+    keys = [_key(f"stroke c{line.colour}" + (" faint" if line.faint else ""), line.name) for line in lines]
     return _figure(title, description, parts, top + height + 26, keys if len(keys) > 1 else [])
 
 

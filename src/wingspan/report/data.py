@@ -22,11 +22,10 @@ class Removed:
 
 
 def facts(report: Document) -> list[Fact]:
-    """Read, refused, damaged and kept add up; what was kept is split and tokenised."""
+    """What was read, refused, kept, held out and tokenised."""
     numbers = {
         "Posts read": report["read"],
         "Refused": sum(report["refused"].values()),
-        "Damaged records": report["damaged"],
         "Kept": report["kept"],
         "Held out, never trained on": report["split"].get("held_out", 0),
         "Tokens to train on": report["tokens"]["train"],

@@ -53,34 +53,44 @@ def running_mean(points: list[tuple[float, float]], span: int) -> list[tuple[flo
 
 
 def _train_facts(summary: Document) -> list[Fact]:
-    held_out = summary.get("held_out_bits_per_byte", {})
     return [
-        Fact("Held-out bits per byte, before", _number(held_out.get("before"), "")),
-        Fact("Held-out bits per byte, after", _number(held_out.get("after"), _change(held_out))),
+        *_before_and_after("Held-out bits per byte", summary.get("held_out_bits_per_byte", {})),
         Fact("Tokens", _count(summary.get("tokens"))),
-        Fact("Steps", _count(summary.get("steps"))),
-        Fact("Steps skipped", _count(summary.get("skipped_steps"))),
+        *_loop_facts(summary),
         Fact("Parameters", _count(summary.get("parameters"))),
         Fact("Speed", _amount(summary.get("tokens_per_s"), "tokens/s")),
-        Fact("First step after", _amount(summary.get("first_step_s"), "s")),
     ]
 
 
 def _align_facts(summary: Document) -> list[Fact]:
-    loss = summary.get("loss", {})
     return [
-        Fact("Conversations", _count(summary.get("conversations"))),
+        *_before_and_after("Held-out loss", summary.get("held_out_loss", {})),
         Fact("Tokens with loss", _count(summary.get("supervised_tokens"))),
-        Fact("Steps", _count(summary.get("steps"))),
-        Fact("Loss, first step", _number(loss.get("first"), "nats per token")),
-        Fact("Loss, last step", _number(loss.get("last"), "nats per token")),
+        *_loop_facts(summary),
+        Fact("Conversations", _count(summary.get("conversations"))),
+        Fact("Speed", _amount(summary.get("supervised_tokens_per_s"), "tokens/s")),
     ]
 
 
-def _change(held_out: Document) -> str:
-    if not held_out.get("before") or held_out.get("after") is None:
+def _loop_facts(summary: Document) -> list[Fact]:
+    return [
+        Fact("Steps", _count(summary.get("steps"))),
+        Fact("Steps skipped", _count(summary.get("skipped_steps"))),
+        Fact("First step after", _amount(summary.get("first_step_s"), "s")),
+    ]
+
+
+def _before_and_after(label: str, found: Document) -> list[Fact]:
+    return [
+        Fact(f"{label}, before", _number(found.get("before"), "")),
+        Fact(f"{label}, after", _number(found.get("after"), _change(found))),
+    ]
+
+
+def _change(found: Document) -> str:
+    if not found.get("before") or found.get("after") is None:
         return ""
-    return f"{100 * (held_out['after'] / held_out['before'] - 1):+.1f}%".replace("-", "−")
+    return f"{100 * (found['after'] / found['before'] - 1):+.1f}%".replace("-", "−")
 
 
 def _number(value: float | None, note: str) -> Told:

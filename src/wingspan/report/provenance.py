@@ -29,7 +29,6 @@ class StageProof:
     fingerprint: str
     files: str
     finished_at: str
-    versions: str
 
 
 def origins(record: Record) -> list[Origin]:
@@ -50,17 +49,25 @@ def origins(record: Record) -> list[Origin]:
 
 
 def proofs(record: Record) -> list[StageProof]:
-    """Fingerprint, files and versions of each stage that has been run."""
+    """Fingerprint and files of each stage that has been run."""
     return [
         StageProof(
             name=name,
             fingerprint=manifest["fingerprint"][:_HASH_SHOWN],
             files=_files(manifest["outputs"]),
             finished_at=manifest.get("finished_at", NOT_RECORDED).replace("T", " ").replace("Z", " UTC"),
-            versions=", ".join(f"{key} {value}" for key, value in manifest.get("versions", {}).items()) or NOT_RECORDED,
         )
         for name, manifest in record.manifests.items()
     ]
+
+
+def versions(record: Record) -> list[tuple[str, str]]:
+    """What the stages were made with, and which of them; one row where all ran on the same software."""
+    stages: dict[str, list[str]] = {}
+    for name, manifest in record.manifests.items():
+        software = ", ".join(f"{key} {value}" for key, value in manifest.get("versions", {}).items())
+        stages.setdefault(software or NOT_RECORDED, []).append(name)
+    return [(", ".join(names), software) for software, names in stages.items()]
 
 
 def artefacts(record: Record) -> list[tuple[str, str, str]]:

@@ -52,7 +52,7 @@ class Rehearsed:
 
     title: str
     facts: list[Fact]
-    chart: Markup
+    chart: Markup | None
     beside_plan: list[tuple[str, str, str, str]]
     findings: list[Document]
 
@@ -70,7 +70,8 @@ def fleets(record: Record) -> list[FleetView]:
 
 
 def _devices(fleet: Document) -> str:
-    return fleet["device"] if fleet["devices"] == 1 else f"{fleet['devices']:,} × {fleet['device']}"
+    name = fleet["device"].replace("-", " ")
+    return name if fleet["devices"] == 1 else f"{fleet['devices']:,} × {name}"
 
 
 def _could_train(fleet: Document) -> str:
@@ -101,7 +102,9 @@ def _rehearsed(rehearsal: Document) -> Rehearsed:
         Fact("with memory of", tell(measured(rehearsal["peak_rss_gib"] * GIB, "B"))),
     ]
     rows = [_beside_plan(row) for row in rehearsal.get("plan") or []]
-    return Rehearsed(rehearsal["title"], facts, _memory_chart(rehearsal), rows, rehearsal["findings"])
+    return Rehearsed(
+        rehearsal["title"], facts, _memory_chart(rehearsal) if rehearsal["kinds"] else None, rows, rehearsal["findings"]
+    )
 
 
 def _memory_chart(rehearsal: Document) -> Markup:
