@@ -50,6 +50,7 @@ class Software:
     traffic: float = 1.6  # bytes moved by elementwise work / bytes that fully fused kernels move
     tp_overlap: float = 0.0  # share of tensor-parallel communication hidden behind matrix multiplications
     dp_overlap: float = 0.85  # the same for gathers and scatters of parameters and gradients
+    gradient_bytes: float = 4.0  # per gradient on the network: reduced in fp32, or in bf16
     loss_chunk: float = np.inf  # logits that exist at a time
 
 

@@ -36,7 +36,7 @@ _START_S = 12e-6  # a collective's launch and its synchronisation
 class Rates:
     """What a chip sustains: FLOP/s per layout (by precision), bytes/s, and the gap between kernels."""
 
-    peak: Array  # dense peak of the precision, FLOP/s
+    attention: Array  # dense peak of the precision attention runs in, FLOP/s: never below 16 bits
     matmul: Array  # best sustained, FLOP/s
     memory: float  # bytes/s
     units: float  # tiles worked on at once; 0 where the device has no fixed number
@@ -53,7 +53,7 @@ def rates_of(chip: Chip, grid: Grid) -> Rates:
     peak = np.choose(grid.precision.astype(np.intp), [bf16, fp32, fp8])
     best = chip.matmul_bf16_tflops / chip.bf16_tflops if chip.matmul_bf16_tflops else _BEST_MATMUL[chip.kind]
     return Rates(
-        peak=peak,
+        attention=np.minimum(peak, bf16),
         matmul=peak * best * _SUSTAINED[chip.kind],
         memory=chip.memory_gb_s * 1e9 * (_STREAM if chip.kind != "cpu" else 1.0),
         units=float(chip.compute_units or 0),

@@ -86,7 +86,7 @@ def _states(grid: Grid, workload: Workload, dense: Array, experts: Array, word: 
     """Parameters, gradients and optimizer state by ZeRO stage (Rajbhandari et al. 2020).
 
     Fully sharded (FSDP2): fp32 parameters, fp32 gradients and the optimizer's state, all over the shard
-    ranks; a pipeline adds whole gradients, as it scatters them only after the last micro-batch. Below
+    ranks, except that a pipeline scatters whole gradients only after the last micro-batch. Below
     stage 3 the working copy is bf16 and whole, and the fp32 master belongs to the optimizer. Expert
     parallelism lies inside the shard ranks, so it changes what is whole, not what is sharded.
     """
@@ -94,10 +94,10 @@ def _states(grid: Grid, workload: Workload, dense: Array, experts: Array, word: 
     whole = dense + experts / grid.ep
     sharded = (dense + experts) / ranks
     full = grid.zero == 3
-    accumulated = np.where(full & (grid.pp > 1) & (ranks > 1), 4.0 * whole, 0.0)
+    kept_whole = full & (grid.pp > 1)
     return {
         "parameters": np.where(full, 4.0 * sharded, word * whole),
-        "gradients": np.where(grid.zero >= 2, 4.0 * sharded + accumulated, 4.0 * whole),
+        "gradients": 4.0 * np.where((grid.zero >= 2) & ~kept_whole, sharded, whole),
         "optimizer": np.where(
             full,
             workload.optimizer_bytes * sharded,

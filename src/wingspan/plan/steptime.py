@@ -180,12 +180,12 @@ def _attention(
     flops = tokens * 4.0 * workload.sequence * network.heads * network.head_dim / grid.tp
     if software.flash:
         small = 1.0 if network.head_dim >= 128 else _SMALL_HEAD
-        forward = flops / 2 / (rates.peak * _FLASH_FORWARD * small)
-        backward = 2.5 * flops / 2 / (rates.peak * _FLASH_BACKWARD * small)
+        forward = flops / 2 / (rates.attention * _FLASH_FORWARD * small)
+        backward = 2.5 * flops / 2 / (rates.attention * _FLASH_BACKWARD * small)
         return Cost(forward + rates.gap, backward + rates.gap)
     scores = tokens * workload.sequence * network.heads / grid.tp
     traffic = _SCORE_TRAFFIC * scores / rates.memory
-    work = flops / (rates.peak * _UNFUSED_ATTENTION)
+    work = flops / (rates.attention * _UNFUSED_ATTENTION)
     return Cost(work + traffic / 3, 2 * work + 2 * traffic / 3)
 
 
@@ -264,16 +264,16 @@ def _data_parallel(
     replicas = group_of(chip, grid.replicate, grid.tp * grid.cp * grid.shard, devices_per_node)
     parameters = (network.dense_parameters + network.expert_parameters / grid.ep) / network.layers / grid.tp
     ends = network.embedding_parameters / grid.tp
-    exchange = 2 * gather_time(shards, 2.0 * parameters) + gather_time(shards, 4.0 * parameters)
+    exchange = 2 * gather_time(shards, 2.0 * parameters) + gather_time(shards, software.gradient_bytes * parameters)
     hidden = np.minimum(exchange, block) * software.dp_overlap
-    first = 2 * gather_time(shards, 2.0 * ends) + gather_time(shards, 4.0 * ends)
+    first = 2 * gather_time(shards, 2.0 * ends) + gather_time(shards, software.gradient_bytes * ends)
     every_micro_batch = m * (layers * (exchange - hidden) + (1 - software.dp_overlap) * first)
 
     stage = layers * parameters + ends
-    once = gather_time(shards, 2.0 * stage) + gather_time(shards, 4.0 * stage)
+    once = gather_time(shards, 2.0 * stage) + gather_time(shards, software.gradient_bytes * stage)
     exposed_once = once - np.minimum(once, layers * block / 3) * software.dp_overlap
     full = grid.zero == 3
-    reduced = all_reduce_time(replicas, 4.0 * stage / np.where(full, grid.shard * grid.cp, 1.0))
+    reduced = all_reduce_time(replicas, software.gradient_bytes * stage / np.where(full, grid.shard * grid.cp, 1.0))
     sync = np.maximum(reduced - layers * block / 2, _MISHIDDEN * reduced)
     return np.where(full & (grid.pp == 1), every_micro_batch, exposed_once), sync
 
