@@ -27,6 +27,7 @@ from wingspan.project import DialogueSource
 LONGEST = 800  # characters of a dialogue; longer ones teach a chat to be an essay
 _SERVED_FORM = 4  # one in four training dialogues is told the way the server asks when it found no posts
 _SUFFIXES = {"chatterbot": (".yml", ".yaml"), "messages": (".jsonl", ".ndjson")}
+_TEXTS_ONLY = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # no scalar becomes a number, a date or an object
 _ROLES = ("system", "user", "assistant")
 
 # Folders of chatterbot-corpus -> ISO 639-1.
@@ -115,7 +116,7 @@ def _chatterbot(source: DialogueSource, path: Path) -> Iterator[Dialogue | None]
 def _yaml_conversations(file: Path) -> Iterable[Any]:
     """Entries under `conversations`, every scalar as text; a file that is no YAML is one damaged entry."""
     try:
-        content = yaml.load(file.read_bytes(), Loader=yaml.BaseLoader)  # noqa: S506 - builds texts only
+        content = yaml.load(file.read_bytes(), Loader=_TEXTS_ONLY)  # noqa: S506
     except (yaml.YAMLError, UnicodeError):
         return [None]
     entries = content.get("conversations") if isinstance(content, dict) else None
