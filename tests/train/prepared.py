@@ -46,14 +46,14 @@ name = "tiny"
 seed = 5
 
 [model]
-start = "scratch"
+start = "{start}"
 depth = 2
 hidden = 32
 heads = 4
 kv_heads = 2
 head_dim = 8
 ffn = 64
-vocab = 300
+vocab = {vocab}
 {model}
 
 [train]
@@ -124,12 +124,19 @@ def make_tokenizer() -> Tokenizer:
 
 
 def prepared_run(
-    folder: Path, layout: dict[str, Any] | None = None, *, tokens: int = 2560, model: str = "", optimizer: str = "adamw"
+    folder: Path,
+    layout: dict[str, Any] | None = None,
+    *,
+    tokens: int = 2560,
+    model: str = "",
+    optimizer: str = "adamw",
+    start: str = "scratch",
+    vocab: int = 300,
 ) -> Run:
     """A project and its run folder with plan and prepare published."""
     folder.mkdir(parents=True, exist_ok=True)
     project = folder / "wingspan.toml"
-    project.write_text(PROJECT.format(tokens=tokens, model=model, optimizer=optimizer))
+    project.write_text(PROJECT.format(tokens=tokens, model=model, optimizer=optimizer, start=start, vocab=vocab))
     run = workspace.open_run(folder, runs=folder / "runs")
 
     def plan(context: StageContext) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def export(part: Part, folder: Path, tokenizer: Path, end_of_document: int) -> N
     """
     first = not dist.is_initialized() or dist.get_rank() == 0
     if first:
+        shutil.rmtree(folder, ignore_errors=True)
         write_folder(folder, part.shape, tokenizer, end_of_document)
     if part.mesh is None:
         write_index(folder, write_weights(folder, _whole(part), torch.bfloat16, lambda number: f"part-{number}"))

@@ -111,7 +111,8 @@ class Part:
         weights = torch.full((len(batch.tokens) // self.layout.micro_batch,), weight, device=self.device)
         losses: list[Tensor] = []
         last: dict[str, Any] = {"target": weights, "losses": losses} if self.holds_loss else {}
-        run(*tokens, positions=batch.positions, documents=batch.documents, targets=batch.targets, **last)
+        whole = {"positions": batch.positions, "documents": batch.documents, "targets": batch.targets}
+        run(*tokens, return_outputs=False, **whole, **last)
         return torch.stack(losses).sum().detach() if losses else torch.zeros((), device=self.device)
 
 
@@ -229,9 +230,8 @@ def _pipeline(
 ) -> Schedule1F1B:
     """1F1B (Narayanan et al. 2019) over this stage; every shape between stages is given, none is asked for."""
     index = int(mesh.get_local_rank("pp"))
-    hidden = torch.empty(
-        layout.micro_batch, sequence // layout.tp, model.shape.hidden, dtype=model.compute, device="meta"
-    )
+    size = (layout.micro_batch, sequence // layout.tp, model.shape.hidden)
+    hidden = torch.empty(size, dtype=model.compute, device="meta", requires_grad=True)
     tokens = torch.empty(layout.micro_batch, sequence, dtype=torch.int64, device="meta")
     loss = torch.empty((), device="meta")
     stage = PipelineStage(
@@ -239,7 +239,7 @@ def _pipeline(
         index,
         layout.pp,
         device,
-        input_args=tokens if index == 0 else hidden.requires_grad_(),
+        input_args=tokens if index == 0 else hidden,
         output_args=loss if index == layout.pp - 1 else hidden,
         group=mesh.get_group("pp"),
     )
@@ -270,14 +270,14 @@ def materialise(part: Part, value: Callable[[str, torch.Size], Tensor]) -> None:
 def initial_value(shape: ModelShape, seed: int, name: str, size: torch.Size) -> Tensor:
     """A parameter's random start, keyed by (seed, name): the same on any layout.
 
-    Norms are 1. Embeddings have deviation 0.02 (Radford et al. 2019), matrices 1 / sqrt(inputs) (LeCun et
+    Norms are 1. Embeddings and head have deviation 0.02 (Radford et al. 2019), matrices 1 / sqrt(inputs) (LeCun et
     al. 1998); those that write into the residual stream are divided by sqrt(2 layers) besides (Radford).
     """
     if len(size) == 1:
         return torch.ones(size)
     key = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
-    deviation = 0.02 if "embed_tokens" in name else size[-1] ** -0.5
+    deviation = 0.02 if name.endswith(("embed_tokens.weight", "lm_head.weight")) else size[-1] ** -0.5
     if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
         deviation /= math.sqrt(2 * shape.layers)
     return torch.randn(size, generator=generator) * deviation
