@@ -14,6 +14,8 @@ from wingspan import units
         (units.size, 3.4 * 1024**2, "3.4 MiB"),
         (units.size, 999 * 1024**3, "999 GiB"),
         (units.size, 2.5 * 1024**5, "2.5 PiB"),
+        (units.duration, 0.0123, "12 ms"),
+        (units.duration, 0.0, "0.0 s"),
         (units.duration, 0.44, "0.4 s"),
         (units.duration, 200, "3 min 20 s"),
         (units.duration, 7500, "2 h 5 min"),

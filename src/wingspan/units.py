@@ -19,7 +19,9 @@ def size(bytes_: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: `0.4 s`, `3 min 20 s`, `2 h 5 min`, `17.3 days`."""
+    """Seconds as a person reads them: `12 ms`, `0.4 s`, `3 min 20 s`, `2 h 5 min`, `17.3 days`."""
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1000:.2g} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:

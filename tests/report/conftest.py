@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from wingspan.figures import predicted
 from wingspan.workspace import Run, find_run
 
 PROJECT = """
@@ -70,15 +71,14 @@ def _manifest(stage: str) -> dict[str, Any]:
         "wall_s": seconds,
         "cpu_s": 2 * seconds,
         "peak_memory_bytes": int(seconds * 1e7) + 200_000_000,
-        "energy": _figure(seconds * 4e-6, "kWh", "predicted", 0.5, "8 W per busy core"),
+        "energy": _guess(seconds * 4e-6, "kWh", 0.5),
         "finished_at": "2000-01-01T00:00:00Z",
         "versions": {"wingspan": "0.0.0", "python": "3.11.0"},
     }
 
 
-def _figure(value: float, unit: str, basis: str, error: float = 0.0, source: str = "") -> dict[str, Any]:
-    band = {"low": value * (1 - error), "high": value * (1 + error)} if basis == "predicted" else {}
-    return {"value": value, "unit": unit, "basis": basis, "source": source, **band}
+def _guess(value: float, unit: str, error: float = 0.25) -> dict[str, Any]:
+    return predicted(value, unit, error=error, source="invented").as_json()
 
 
 _SUMMARIES: dict[str, dict[str, Any]] = {
@@ -107,21 +107,21 @@ def _plan() -> dict[str, str]:
     guesses = {"prepare": (5.0, 5e8), "train": (260.0, 2.4e9), "align": (100.0, 2e9), "evaluate": (40.0, 1e9)}
     stages = {
         name: {
-            "wall_s": _figure(seconds, "s", "predicted", 0.25),
-            "peak_memory_bytes": _figure(memory, "B", "predicted", 0.2),
+            "wall_s": _guess(seconds, "s"),
+            "peak_memory_bytes": _guess(memory, "B", 0.2),
         }
         for name, (seconds, memory) in guesses.items()
     }
     machine = {"processor": "Invented CPU", "cores": 2, "memory_bytes": 8 << 30}
     figures = {
-        "step_s": _figure(5.5, "s", "predicted", 0.25),
-        "tokens_per_s": _figure(7e6, "tokens/s", "predicted", 0.25),
-        "mfu": _figure(0.41, "", "predicted", 0.25),
-        "memory_bytes": _figure(3e10, "B", "predicted", 0.15),
-        "days": _figure(12.5, "days", "predicted", 0.25),
-        "energy_mwh": _figure(2100.0, "MWh", "predicted", 0.25),
-        "carbon_t": _figure(840.0, "t", "predicted", 0.25),
-        "cost": _figure(7.1e6, "USD", "predicted", 0.25),
+        "step_s": _guess(5.5, "s"),
+        "tokens_per_s": _guess(7e6, "tokens/s"),
+        "mfu": _guess(0.41, ""),
+        "memory_bytes": _guess(3e10, "B", 0.15),
+        "days": _guess(12.5, "days"),
+        "energy_mwh": _guess(2100.0, "MWh"),
+        "carbon_t": _guess(840.0, "t"),
+        "cost": _guess(7.1e6, "USD"),
     }
     could = {"days": 30.0, "mfu": 0.38, "parameters": 2.8e11, "tokens": 5.7e12, "source": "invented"}
     plan = {

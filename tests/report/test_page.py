@@ -141,7 +141,7 @@ def test_energy_is_measured_only_where_every_stage_could_measure(make_run: MakeR
         (2450.0, "t", "2,450 t"),
         (12.5, "days", "12.5 days"),
         (0.01, "days", "14 min 24 s"),
-        (0.41, "", "0.41"),
+        (0.41, "share", "41%"),
         (7e6, "tokens/s", "7M tokens/s"),
     ],
 )

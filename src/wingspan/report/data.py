@@ -10,7 +10,7 @@ from wingspan.report.charts import Bar, bar_chart
 from wingspan.report.record import Document, Fact, Told
 from wingspan.units import count
 
-_MOST_BARS = 10  # the rest is added up
+_MOST_BARS = 6  # the rest is added up
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def charts(report: Document) -> list[Markup]:
     }
     found = [
         _funnel_chart(report),
-        _counts_chart("Languages of the posts kept", report["languages"], 4),
+        _counts_chart("Languages of the posts kept (und: undetermined)", report["languages"], 4),
         _counts_chart("Personal data replaced, by kind", report["personal_data"], 3),
         _counts_chart("Conversations made, by kind", conversations, 2),
     ]

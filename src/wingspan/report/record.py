@@ -70,8 +70,11 @@ def read_record(run: Run) -> Record:
 
 
 def figure(record: Document | None) -> Figure | None:
-    """A figure from its JSON form."""
-    return Figure(**record) if record else None
+    """A figure from its JSON form, which leaves out an empty unit."""
+    if record is None:
+        return None
+    complete: Document = {"unit": "", **record}
+    return Figure(**complete)
 
 
 def tell(what: Figure | None) -> Told:
@@ -99,8 +102,10 @@ def amount(value: float, unit: str) -> str:
             return energy(value * 1000)
         case "t":
             return mass(value)
-        case "":
-            return f"{value:.3g}"
+        case "share":
+            return f"{100 * value:.3g}%"
+        case "device-hours":  # its label says the unit
+            return count(value)
         case _:
             return f"{count(value)} {unit}"
 

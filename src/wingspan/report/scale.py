@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
-from wingspan.figures import measured
+from wingspan.figures import Figure, measured
 from wingspan.report.charts import Stack, stacked_bars
 from wingspan.report.record import Document, Fact, Record, Told, figure, tell
 from wingspan.units import GIB, count, size
@@ -26,6 +26,7 @@ _KEY_FIGURES = {
     "cost": "Rent of the devices",
     "energy_cost": "Electricity",
 }
+_SHARES = ("mfu", "goodput")
 _AT_PEAK = {
     "parameters": "weights",
     "gathered": "weights gathered whole",
@@ -86,7 +87,15 @@ def _could_train(fleet: Document) -> str:
 
 
 def _key_figures(fleet: Document) -> list[Fact]:
-    return [Fact(label, tell(figure(fleet[key]))) for key, label in _KEY_FIGURES.items() if key in fleet]
+    return [Fact(label, tell(_figure(key, fleet[key]))) for key, label in _KEY_FIGURES.items() if key in fleet]
+
+
+def _figure(key: str, record: Document) -> Figure | None:
+    """A figure of the plan; a share's band ends at the whole."""
+    found = figure(record)
+    if found is None or key not in _SHARES:
+        return found
+    return replace(found, unit="share", high=None if found.high is None else min(1.0, found.high))
 
 
 def rehearsals(rehearsal: Document) -> list[Rehearsed]:
