@@ -53,8 +53,11 @@ def test_hostile_posts_stay_text(make_run: MakeRun) -> None:
     assert "{{ 7 * 7 }}" in page
 
 
-def test_citations_are_set_apart() -> None:
-    assert quality.mark_citations("<i>late</i> [2].") == "&lt;i&gt;late&lt;/i&gt; <b class='cite'>[2]</b>."
+def test_citations_become_chips_and_doubtful_ones_are_marked() -> None:
+    answer = quality.Answer("assistant", "<i>late</i> [2], early [3].", "", frozenset({3}))
+    assert quality.with_chips(answer) == (
+        '&lt;i&gt;late&lt;/i&gt; <b class="chip">2</b>, early <b class="chip doubtful">3</b>.'
+    )
 
 
 def test_without_a_run_there_is_no_report(make_run: MakeRun) -> None:

@@ -33,7 +33,6 @@ _pages = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_pages.filters["cited"] = quality.mark_citations
 
 
 def write_report(run: Run) -> Path:

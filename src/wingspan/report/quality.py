@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from wingspan.report.charts import Dumbbell, Mark, dumbbells
 from wingspan.report.record import Document, Told
@@ -25,11 +25,12 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model said, and which of the posts before it it cited."""
+    """What one model said, which posts it cited, and the numbers of those that do not support it."""
 
     model: str
     text: str
     citations: str
+    doubtful: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -107,26 +108,24 @@ def _p_value(p: float) -> str:
 
 
 def _sample(sample: Document) -> Sample:
-    cited: Document = sample.get("citations", {})
-    answers = [
-        Answer(model, text.strip(), _citations(cited.get(model, [])))
-        for model, text in sample.get("answers", {}).items()
-    ]
-    return Sample(sample["question"], sample.get("posts", []), answers)
+    answers = [_answer(model, text, sample["citations"][model]) for model, text in sample["answers"].items()]
+    return Sample(sample["question"], sample["posts"], answers)
 
 
-def _citations(cited: list[Document]) -> str:
-    """Which posts an answer cites, and whether the post says what the answer claims."""
-    if not cited:
-        return "cites nothing"
+def _answer(model: str, text: str, cited: list[Document]) -> Answer:
     judged = (f"[{one['number']}]{'' if one['supported'] else ' (not supported by the post)'}" for one in cited)
-    return "cites " + ", ".join(judged)
+    doubtful = frozenset(one["number"] for one in cited if not one["supported"])
+    return Answer(model, text.strip(), f"cites {', '.join(judged)}" if cited else "cites nothing", doubtful)
 
 
-def mark_citations(text: str) -> Markup:
-    """An answer with its citations like [1] set apart; everything else is escaped."""
-    pieces = re.split(r"(\[\d+\])", text)
-    return Markup("").join(
-        Markup("<b class='cite'>{}</b>").format(piece) if index % 2 else Markup("{}").format(piece)
-        for index, piece in enumerate(pieces)
-    )
+def with_chips(answer: Answer) -> Markup:
+    """The answer with its citations like [1] as chips, doubtful ones marked; everything else is escaped."""
+    pieces = re.split(r"\[(\d+)\]", answer.text)
+    parts = []
+    for index, piece in enumerate(pieces):
+        if index % 2:
+            kind = "chip doubtful" if int(piece) in answer.doubtful else "chip"
+            parts.append(Markup('<b class="{}">{}</b>').format(kind, piece))
+        else:
+            parts.append(escape(piece))
+    return Markup("").join(parts)
