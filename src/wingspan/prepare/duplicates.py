@@ -15,7 +15,8 @@ import polars as pl
 GRAM = 5  # characters
 HASHES = 120  # the largest signature, as in 20 bands of 6
 _RECALL = 0.99  # of pairs that are exactly as similar as the threshold
-_MASKED = r"https?://\S+|@[\w.]+|[^\p{L}\p{N}]+"
+_MASKED = r"https?://\S+|@[\w.]+"
+_BETWEEN_WORDS = r"[^\p{L}\p{N}]+"
 _CHUNK = 1 << 20  # grams signed at once
 
 Grams = npt.NDArray[np.uint64]
@@ -26,7 +27,7 @@ def normalise(texts: pl.Series) -> pl.Series:
 
     A text of nothing else (emoji, a link) is compared as it stands.
     """
-    core = texts.str.to_lowercase().str.replace_all(_MASKED, " ").str.strip_chars()
+    core = texts.str.to_lowercase().str.replace_all(_MASKED, " ").str.replace_all(_BETWEEN_WORDS, " ").str.strip_chars()
     return pl.select(pl.when(core.str.len_chars() > 0).then(core).otherwise(texts))[core.name]
 
 

@@ -52,20 +52,16 @@ def rows(file: Path, separator: str) -> Iterator[list[str] | None]:
 
 
 def _positions(source: PostSource, header: list[str] | None) -> dict[str, int]:
-    """Post field -> zero-based position."""
-    names = [name.strip() for name in header] if header else None
-    by_position = all(isinstance(column, int) for column in source.columns.values())
-    columns = column_map(source, None if source.columns and by_position else names or [])
-    positions = {}
-    for name, column in columns.items():
-        if isinstance(column, int) or names is None:
-            if not isinstance(column, int) or column < 0:
-                raise InputError(
-                    f"without a header, column '{column}' must be a position from 0",
-                    where=f"prepare.posts '{source.name}'.columns.{name}",
-                    remedy="Give a number, or set header = true",
-                )
-            positions[name] = column
-        else:
-            positions[name] = names.index(column)
-    return positions
+    """Post field -> zero-based position; a header's names are looked up in it."""
+    names = [name.strip() for name in header or ()]
+    by_position = {name: column for name, column in source.columns.items() if isinstance(column, int) and column >= 0}
+    if len(by_position) == len(source.columns) > 0:
+        column_map(source)
+        return by_position
+    if not source.header:
+        raise InputError(
+            "without a header, columns are named by their position from 0",
+            where=f"prepare.posts '{source.name}'.columns",
+            remedy="Give numbers, or set header = true",
+        )
+    return {name: names.index(str(column)) for name, column in column_map(source, names).items()}

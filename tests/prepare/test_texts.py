@@ -1,0 +1,154 @@
+"""Cleaning, personal data, pseudonyms, language: what happens to a text."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wingspan.prepare.cleaning import clean, mend_mojibake
+from wingspan.prepare.language import detect
+from wingspan.prepare.personal import iban, luhn, remove_personal_data
+from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
+
+PSEUDONYM = pseudonymiser(b"k" * 32)
+
+
+def cleaned(text: str) -> str:
+    return str(clean(pl.Series([text]))[0])
+
+
+def protected(text: str) -> str:
+    return str(remove_personal_data(pl.Series([text]), PSEUDONYM)[0][0])
+
+
+@pytest.mark.parametrize(
+    ("stored", "written"),
+    [
+        ("a &amp; b &gt; c", "a & b > c"),
+        ("&amp;lt; stays escaped once", "&lt; stays escaped once"),
+        ("<p>One</p><p>Two<br>three &amp; four</p>", "One\nTwo\nthree & four"),
+        ('<p>see <a href="https://a.example/long"><span class="invisible">https://</span>a.ex…</a></p>',
+         "see https://a.example/long"),
+        ('<p><span class="h-card"><a href="https://m.example/@ann" class="mention">@<span>ann</span></a></span> hi</p>',
+         "@ann hi"),
+        ("I <3 you, 2 < 3", "I <3 you, 2 < 3"),
+        ("cafÃ© â€œnoÃ«lâ€\x9d", "café “noël”"),
+        ("déjà vu Ã la carte", "déjà vu Ã la carte"),
+        ("  many   \u00a0 spaces \r\n and\0 lines  ", "many spaces\nand lines"),
+        ("cafe\u0301", "café"),
+    ],
+)  # fmt: skip
+def test_cleaning_gives_what_the_person_wrote(stored: str, written: str) -> None:
+    assert cleaned(stored) == written
+
+
+@given(st.text(max_size=60))
+def test_cleaning_twice_changes_plain_text_no_further(text: str) -> None:
+    once = cleaned(text)
+    if "&" not in once and "<" not in once and mend_mojibake(once) == once:
+        assert cleaned(once) == once
+
+
+@given(st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=["Cs"]), max_size=30))
+def test_mojibake_is_undone_exactly(text: str) -> None:
+    broken = text.encode("utf-8").decode("latin-1")
+    assert mend_mojibake(broken) == text
+
+
+@given(st.integers(0, 10**15 - 1), st.integers(1, 9))
+def test_luhn_finds_every_single_wrong_digit(number: int, change: int) -> None:
+    digits = f"{number:015d}"
+    check = next(one for one in "0123456789" if luhn(digits + one))
+    assert sum(luhn(digits + one) for one in "0123456789") == 1
+    wrong = digits[:7] + str((int(digits[7]) + change) % 10) + digits[8:] + check
+    assert not luhn(wrong)
+
+
+@given(st.sampled_from(["FR", "DE", "GB"]), st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=18, max_size=24))
+def test_iban_check_digits(country: str, account: str) -> None:
+    number = int("".join(str(int(one, 36)) for one in account + country + "00"))
+    check = f"{98 - number % 97:02d}"
+    assert iban(country + check + account)
+    assert not iban(country + f"{(int(check) + 1) % 100:02d}" + account)
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("write to jane.doe+x@mail.example.org now", "write to [email] now"),
+        ("call +33 6 12 34 56 78!", "call [phone]!"),
+        ("call (555) 123-4567", "call [phone]"),
+        ("0612345678", "[phone]"),
+        ("pay to GB82 WEST 1234 5698 7654 32 today", "pay to [iban] today"),
+        ("card 4111 1111 1111 1111.", "card [card]."),
+        ("server 192.168.0.1 and 2001:db8::8a2e:370:7334", "server [ip] and [ip]"),
+        ("key sk-abcdefghijklmnopqrstuvwx", "key [secret]"),
+        ("key AKIAIOSFODNN7EXAMPLE", "key [secret]"),
+        ("on 2024-12-25 we sold 1 000 000 000 in 10.5 s, version 1.2.3.400", None),
+        ("4111 1111 1111 1112 is no card", None),
+        ("tweet 1844674407370955161 of 2,500,000", None),
+        ("RT @anonymous: hello @user", None),
+        ("at 10:30:15 sharp", None),
+    ],
+)
+def test_personal_data_is_replaced_and_look_alikes_are_not(text: str, safe: str | None) -> None:
+    assert protected(text) == (text if safe is None else safe)
+
+
+def test_handles_become_the_same_pseudonym_everywhere() -> None:
+    texts = pl.Series(["@Ann hi", "thanks @ann! (@bob)", "@ann@social.example too", "a@b"])
+    safe, counts = remove_personal_data(texts, PSEUDONYM)
+    assert safe[0] == f"@{PSEUDONYM('ann')} hi"
+    assert safe[1] == f"thanks @{PSEUDONYM('ann')}! (@{PSEUDONYM('bob')})"
+    assert PSEUDONYM("ann@social.example") in safe[2]
+    assert counts == {"handle": 4}
+    assert remove_personal_data(safe, PSEUDONYM)[0].to_list() == safe.to_list()
+
+
+def test_the_key_is_the_user_s_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WINGSPAN_PSEUDONYM_KEY", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    first = pseudonym_key()
+    assert pseudonym_key() == first
+    (kept,) = (tmp_path / "wingspan").iterdir()
+    assert stat.S_IMODE(os.stat(kept).st_mode) == 0o600
+    monkeypatch.setenv("WINGSPAN_PSEUDONYM_KEY", "mine")
+    assert pseudonymiser(pseudonym_key())("ann") != pseudonymiser(first)("ann")
+
+
+def languages(*texts: str, hint: str | None = None) -> list[str]:
+    frame = pl.DataFrame({"text": texts, "lang_hint": [hint] * len(texts)}, schema_overrides={"lang_hint": pl.String})
+    return detect(frame).to_list()
+
+
+def test_languages_by_script_words_and_hint() -> None:
+    assert languages(
+        "What a lovely day, I really love it",
+        "Je ne sais pas quoi faire aujourd'hui",
+        "No sé qué hacer hoy, estoy en casa",
+        "Ich weiß nicht was ich heute machen soll",
+        "今日はとても寒いです",
+        "今天天气很好",
+        "сегодня очень холодно",
+        "zzz http://the.example/and @the",
+        "👍👍",
+    ) == ["en", "fr", "es", "de", "ja", "zh", "ru", "und", "und"]
+    assert languages("ok", hint="sv-SE") == ["sv"]
+    assert languages("ok", hint="und") == ["und"]
+    assert languages("Привіт", hint="uk") == ["uk"]
+
+
+@pytest.mark.skipif("WINGSPAN_SHARED" not in os.environ, reason="needs a folder with labelled tweets")
+def test_languages_of_real_tweets() -> None:
+    folder = Path(os.environ["WINGSPAN_SHARED"]) / "data" / "xlmt-sentiment"
+    right = total = 0
+    for name, code in {"english": "en", "french": "fr", "spanish": "es", "german": "de", "arabic": "ar"}.items():
+        found = languages(*(folder / name / "test_text.txt").read_text().splitlines())
+        right, total = right + found.count(code), total + len(found)
+    assert right / total > 0.85
