@@ -55,7 +55,9 @@ def test_slurm_script_requeues_and_gives_up(tmp_path: Path) -> None:
     script.write_text(launch_text("slurm", project(), LAYOUT))
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2"}
 
-    first = subprocess.run(["bash", str(script)], env=environment | {"SLURM_JOB_ID": "41"}, capture_output=True, text=True)
+    first = subprocess.run(
+        ["bash", str(script)], env=environment | {"SLURM_JOB_ID": "41"}, capture_output=True, text=True
+    )
     assert first.returncode == 0
     said = calls.read_text()
     assert "--rdzv-endpoint=node7:29500" in said

@@ -29,7 +29,9 @@ def brute_force(problem: Problem) -> tuple[float, Layout]:
     for replicate, shard, tp, pp in itertools.product(numbers, repeat=4):
         if replicate * shard * tp * pp != problem.devices or tp > problem.devices_per_node:
             continue
-        for micro_batch, recompute in itertools.product((1, 2, 3, 4, 6, 8, 12, 16, 24, 48), ("none", "selective", "full")):
+        for micro_batch, recompute in itertools.product(
+            (1, 2, 3, 4, 6, 8, 12, 16, 24, 48), ("none", "selective", "full")
+        ):
             layout = Layout(
                 dp_replicate=replicate, dp_shard=shard, tp=tp, pp=pp, micro_batch=micro_batch, recompute=recompute
             )
@@ -133,7 +135,9 @@ def test_pipeline_memory_shrinks_from_stage_to_stage_count() -> None:
 @settings(max_examples=40, deadline=None)
 @given(layouts)
 def test_recomputation_trades_memory_for_time(grid: Grid) -> None:
-    policies = Grid.product({name: (getattr(grid, name) if name != "recompute" else [0, 1, 2]) for name in grid.__dict__})
+    policies = Grid.product(
+        {name: (getattr(grid, name) if name != "recompute" else [0, 1, 2]) for name in grid.__dict__}
+    )
     problem = problem_for(grid)
     activations = problem.memory(policies)["activations"]
     again = problem.step_time(policies)["recompute"]

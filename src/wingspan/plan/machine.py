@@ -1,7 +1,7 @@
 """What this machine can do, measured in about two seconds: matrix multiplication, memory, cores.
 
-Training multiplies in bfloat16 through torch, so torch is timed too where it is installed; it runs in
-a process of its own, which keeps torch out of the planner's.
+Training multiplies in bfloat16 through torch, so torch is timed too where it is installed. All of it runs
+in a process of its own, which keeps torch out of the planner's and every measurement on one thread.
 """
 
 from __future__ import annotations
@@ -12,66 +12,104 @@ import platform
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from wingspan.errors import WorkError
 
-_SIDE = 768  # of the square matrices; a training step of a small model multiplies matrices of this size
-_COPY_BYTES = 128 * 1024**2  # beyond every cache
-_SECONDS_EACH = 0.4
+# One core is timed and counted once per core: two threads on a busy machine measure the other work.
+_CORES_TOGETHER = 0.89  # of n cores' rates that n cores reach; a second core adds 0.78 to 0.89 of the first
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_START_TIMEOUT_S = 120
 
-_TORCH_PROBE = f"""
-import json, time, torch
-def rate(dtype):
-    a, b = torch.ones({_SIDE}, {_SIDE}, dtype=dtype), torch.ones({_SIDE}, {_SIDE}, dtype=dtype)
-    best, end = float("inf"), time.perf_counter() + {_SECONDS_EACH}
-    torch.mm(a, b)
+_PROBE = """
+import json, sys, time
+import numpy
+
+SIDE, COPY, EACH = 768, 128 * 1024**2, 0.5
+
+def best(work):
+    work()
+    shortest, end = float("inf"), time.perf_counter() + EACH
     while time.perf_counter() < end:
         start = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - start)
-    return 2 * {_SIDE} ** 3 / best
-print(json.dumps({{"bf16": rate(torch.bfloat16), "threads": torch.get_num_threads()}}))
+        work()
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
+
+started = time.perf_counter()
+source = numpy.ones(COPY, dtype=numpy.uint8)
+target = numpy.empty_like(source)
+copied = 2 * COPY / best(lambda: numpy.copyto(target, source))
+square = numpy.ones((SIDE, SIDE), dtype=numpy.float32)
+float32 = 2 * SIDE**3 / best(lambda: numpy.matmul(square, square))
+seconds, bf16 = time.perf_counter() - started, None
+if "torch" in sys.argv:
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        started = time.perf_counter()
+        matrix = torch.ones(SIDE, SIDE, dtype=torch.bfloat16)
+        bf16 = 2 * SIDE**3 / best(lambda: torch.mm(matrix, matrix))
+        seconds += time.perf_counter() - started
+print(json.dumps({"copied": copied, "float32": float32, "bf16": bf16, "seconds": seconds}))
 """
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Rates in FLOP/s and bytes/s of the whole machine; `bf16_flops` is None where torch is not installed."""
+    """Rates in FLOP/s and bytes/s of the whole machine; `bf16_flops` is None where torch was not timed."""
 
     processor: str
     cores: int
     memory_bytes: int
-    memory_bytes_per_s: float  # read and write together, as the copy moves them
+    memory_bytes_per_s: float  # read and write together, as a copy moves them
     float32_flops: float
     bf16_flops: float | None
-    seconds: float  # the measurement took, without the start of the torch process
+    seconds: float  # that the measurement took, without starting its process
 
     def as_json(self) -> dict[str, Any]:
         """Every field under its name."""
         return asdict(self)
 
 
-def measure() -> Measurement:
-    """Measure this machine. Best of the repetitions: what else runs now is not the machine's speed."""
-    start = time.perf_counter()
-    bandwidth = _copy_rate()
-    float32 = _matmul_rate()
-    seconds = time.perf_counter() - start
-    bf16 = _torch_rate()
+def measure(*, torch: bool = True) -> Measurement:
+    """Measure this machine, with or without torch; raises WorkError when the measurement cannot run.
+
+    The best of the repetitions counts: what else runs now is not the machine's speed.
+    """
+    command = [sys.executable, "-c", _PROBE, *(["torch"] if torch else [])]
+    environment = os.environ | dict.fromkeys(_THREADS, "1")
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_START_TIMEOUT_S)
+        found = json.loads(done.stdout)
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        raise WorkError(
+            "this machine could not be measured", where=sys.executable, remedy="See that this Python runs NumPy"
+        ) from error
+    cores = usable_cores()
+    together = 1 + _CORES_TOGETHER * (cores - 1) if cores > 1 else 1.0
     return Measurement(
         processor=_processor(),
-        cores=usable_cores(),
+        cores=cores,
         memory_bytes=memory_bytes(),
-        memory_bytes_per_s=bandwidth,
-        float32_flops=float32,
-        bf16_flops=bf16,
-        seconds=round(seconds + (_SECONDS_EACH if bf16 else 0.0), 2),
+        memory_bytes_per_s=found["copied"],
+        float32_flops=found["float32"] * together,
+        bf16_flops=found["bf16"] and found["bf16"] * together,
+        seconds=round(found["seconds"], 2),
     )
+
+
+def nominal() -> Measurement:
+    """This machine's cores and memory with the rates of an ordinary server core: decisions rest on it, times do not.
+
+    30 GFLOP/s of fp32 and 100 of bf16 per core, 15 GB/s of memory bandwidth in all.
+    """
+    cores = usable_cores()
+    return Measurement(_processor(), cores, memory_bytes(), 15e9, 3e10 * cores, 1e11 * cores, 0.0)
 
 
 def usable_cores() -> int:
@@ -89,58 +127,9 @@ def memory_bytes() -> int:
     return min(physical, limit)
 
 
-def _best_time(work: Callable[[], object]) -> float:
-    """Shortest of the repetitions that fit into the time given, after one to warm up; seconds."""
-    work()
-    best, end = float("inf"), time.perf_counter() + _SECONDS_EACH
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def _copy_rate() -> float:
-    source = np.ones(_COPY_BYTES, dtype=np.uint8)
-    target = np.empty_like(source)
-    return 2 * _COPY_BYTES / _best_time(lambda: np.copyto(target, source))
-
-
-def _matmul_rate() -> float:
-    a = np.ones((_SIDE, _SIDE), dtype=np.float32)
-    out = np.empty_like(a)
-    return float(2 * _SIDE**3 / _best_time(lambda: np.matmul(a, a, out=out)))
-
-
-def _torch_rate() -> float | None:
-    """bfloat16 matrix multiplications of torch, FLOP/s; None where torch is missing or does not start."""
-    try:
-        done = subprocess.run([sys.executable, "-c", _TORCH_PROBE], capture_output=True, text=True, timeout=60)
-        return float(json.loads(done.stdout)["bf16"])
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return None
-
-
 def _processor() -> str:
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         match = None
     return match.group(1).strip() if match else platform.processor() or platform.machine()
-
-
-def nominal() -> Measurement:
-    """This machine's cores and memory with the rates of an ordinary server core: decisions rest on it, times do not.
-
-    30 GFLOP/s of fp32 and 100 of bf16 per core, 15 GB/s of memory bandwidth in all.
-    """
-    cores = usable_cores()
-    return Measurement(
-        processor=_processor(),
-        cores=cores,
-        memory_bytes=memory_bytes(),
-        memory_bytes_per_s=15e9,
-        float32_flops=3e10 * cores,
-        bf16_flops=1e11 * cores,
-        seconds=0.0,
-    )

@@ -20,6 +20,7 @@ _environment.filters |= {
     "duration": duration,
     "count": count,
     "money": money,
+    "megawatt_hours": lambda mwh: "unknown" if mwh is None else f"{mwh:,.0f}" if mwh >= 100 else f"{mwh:.2g}",
     "words": lambda name: name.replace("_", " "),
 }
 

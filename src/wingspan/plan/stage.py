@@ -29,7 +29,7 @@ def work(context: StageContext) -> dict[str, Any]:
     project = context.project
     shape = shape_of(project.model)
     with context.progress.task("plan", 4) as task:
-        measurement = measure()
+        measurement = measure(torch=project.fleet.device == THIS_MACHINE)
         task.advance(note="machine measured")
         layout, choice = decide_layout(project, shape)
         task.advance(note="layout chosen" if choice else "layout checked")

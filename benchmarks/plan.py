@@ -1,0 +1,190 @@
+"""How wrong the planner is on published runs, and how fast it searches.
+
+python benchmarks/plan.py [--quick] [--json] [--runs RUNS.csv]
+
+The runs come from --runs, or from $WINGSPAN_SHARED/plan/runs_public.csv; without either only the search is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wingspan.plan.backtest import Compared, Errors, Measured, compare, errors_by, read_runs
+from wingspan.plan.chips import chip_named
+from wingspan.plan.grid import Workload
+from wingspan.plan.layouts import Problem, Space, candidates, choose, price
+from wingspan.plan.network import Network
+
+GPT3 = Network(96, 12288, 96, 96, 128, 49152, 51200, gated=False, tied=True)
+LLAMA_405B = Network(128, 16384, 128, 8, 128, 53248, 131072)
+WIDE = Space(cp=True, ep=True, interleave=(1, 2, 3, 4, 6, 8, 12), precision=(0, 2))
+
+Figures = dict[str, float]
+Targets = dict[str, tuple[float, float, bool]]  # name -> (value, target, lower is better)
+
+
+def main() -> None:
+    options = _options()
+    figures: Figures = {}
+    targets: Targets = {}
+    path = _runs(options.runs)
+    if path is None:
+        _say("no measured runs here: give --runs RUNS.csv or set WINGSPAN_SHARED")
+    else:
+        _back_test(path, figures, targets)
+    _search(figures, targets, repeats=1 if options.quick else 5)
+    _start_up(figures, targets, repeats=1 if options.quick else 5)
+    _print_targets(targets)
+    if options.json:
+        print(json.dumps(_as_json(figures, targets)))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="end within 50 s")
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    parser.add_argument("--runs", type=Path, help="CSV of measured runs")
+    return parser.parse_args()
+
+
+def _runs(given: Path | None) -> Path | None:
+    if given:
+        return given
+    shared = os.environ.get("WINGSPAN_SHARED")
+    path = Path(shared) / "plan" / "runs_public.csv" if shared else None
+    return path if path and path.is_file() else None
+
+
+def _back_test(path: Path, figures: Figures, targets: Targets) -> None:
+    runs, refused = read_runs(path)
+    rows = compare(runs)
+    errors = Errors.of(rows)
+    answered = len(rows) / (len(rows) + len(refused))
+    families = errors_by(rows, lambda run: run.family)
+    family_mean = statistics.fmean(one.mape for one in families.values())
+    _say(f"step time: {len(rows)} rows answered, {len(refused)} refused")
+    for one in refused:
+        _say(f"  refused {one.id}: {one.reason}")
+    _table("by source", families)
+    _table("by device", errors_by(rows, lambda run: run.device))
+    _table("by quality", errors_by(rows, lambda run: run.quality or "?"))
+    figures |= {"rows": len(rows), "answered": answered, "step_time_mape": errors.mape}
+    targets |= {
+        "answered": (answered, 1.0, False),
+        "step_time_mape": (errors.mape, 0.08, True),
+        "step_time_median": (errors.median, 0.05, True),
+        "step_time_p90": (errors.p90, 0.18, True),
+        "step_time_family_mean": (family_mean, 0.10, True),
+    }
+    _memory([row for row in rows if row.run.memory_gib], figures, targets)
+
+
+def _memory(rows: list[Compared], figures: Figures, targets: Targets) -> None:
+    """Only rows whose source reports memory; a wrong fit is one that was predicted to fit, as all of these ran."""
+    if not rows:
+        return
+    errors = [abs(row.memory_gib / _reported(row.run) - 1) for row in rows]
+    overfull = [row for row in rows if row.memory_gib * 2**30 > row.run.problem.capacity]
+    mape = statistics.fmean(errors)
+    _say(
+        f"memory: {len(rows)} rows, mean error {mape:.1%}, median {statistics.median(errors):.1%}, "
+        f"{len(overfull)} that ran were predicted not to fit"
+    )
+    figures |= {"memory_rows": len(rows), "memory_refused_fits": len(overfull) / len(rows)}
+    targets["memory_mape"] = (mape, 0.08, True)
+
+
+def _reported(run: Measured) -> float:
+    assert run.memory_gib is not None
+    return run.memory_gib
+
+
+def _search(figures: Figures, targets: Targets, repeats: int) -> None:
+    """Layouts priced per second of one core, and the time to choose on 10,240 devices."""
+    h100 = chip_named("H100 SXM")
+    large = Problem(LLAMA_405B, Workload(8192, 5120), h100, 10_240)
+    gpt3 = Problem(GPT3, Workload(2048, 4096), chip_named("A100-80GB SXM"), 4096)
+    for name, problem in (("gpt3_4096", gpt3), ("405b_10240", large)):
+        grid = candidates(problem, WIDE)
+        seconds = _cpu_seconds(lambda grid=grid, problem=problem: price(problem, grid), repeats)
+        figures[f"layouts_{name}"] = len(grid)
+        figures[f"layouts_per_s_{name}"] = len(grid) / seconds
+        _say(f"search {name}: {len(grid):,} layouts in {seconds:.3f} s, {len(grid) / seconds:,.0f} a second")
+    targets["layouts_per_s"] = (figures["layouts_per_s_405b_10240"], 1e6, False)
+    chosen = _cpu_seconds(lambda: choose(large, WIDE), repeats)
+    targets["choose_405b_10240_s"] = (chosen, 5.0, True)
+
+
+def _cpu_seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Median processor time of the repetitions."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def _start_up(figures: Figures, targets: Targets, repeats: int) -> None:
+    """Wall time from nothing to `wingspan.plan` and its first answer, in a new process."""
+    code = (
+        "from wingspan.plan.layouts import *; from wingspan.plan.chips import chip_named;"
+        "choose(Problem(Network(32, 4096, 32, 8, 128, 14336, 128256), Workload(8192, 512), chip_named('H100 SXM'), 64))"
+    )
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        times.append(time.perf_counter() - start)
+    figures["first_answer_s"] = statistics.median(times[1:])
+    targets["first_answer_s"] = (figures["first_answer_s"], 0.5, True)
+
+
+def _table(title: str, groups: dict[str, Errors]) -> None:
+    _say(f"\n{title:<28} {'rows':>5} {'mean':>7} {'median':>7} {'p90':>7} {'bias':>7}")
+    for name, one in groups.items():
+        _say(f"{name:<28} {one.rows:>5} {one.mape:>7.1%} {one.median:>7.1%} {one.p90:>7.1%} {one.bias:>+7.1%}")
+
+
+def _print_targets(targets: Targets) -> None:
+    _say(f"\n{'target':<28} {'value':>12} {'target':>12}")
+    for name, (value, target, lower) in targets.items():
+        _say(
+            f"{name:<28} {value:>12.4g} {target:>12.4g}  {'holds' if _holds(value, target, lower) else 'DOES NOT HOLD'}"
+        )
+
+
+def _holds(value: float, target: float, lower: bool) -> bool:
+    return value <= target if lower else value >= target
+
+
+def _as_json(figures: Figures, targets: Targets) -> dict[str, Any]:
+    return {
+        "figures": figures,
+        "targets": {
+            name: {"value": value, "target": target, "holds": _holds(value, target, lower)}
+            for name, (value, target, lower) in targets.items()
+        },
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__},
+    }
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
