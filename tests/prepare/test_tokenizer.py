@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from wingspan.errors import InputError
+from wingspan.model.chat import TEMPLATE, ChatRenderer, Message
+from wingspan.prepare.tokenizer import make_tokenizer, train_bpe
+from wingspan.prepare.tokens import write_tokens
+from wingspan.project import ModelSection
+
+TEXTS = ["the rain in Spain stays mainly in the plain", "déjà vu 👍 日本語", "I'm sure it's 1234 o'clock\n\nnow"] * 20
+SCRATCH = ModelSection(depth=2, vocab=300)
+BPE = train_bpe(TEXTS, 300)
+
+
+@given(st.text(max_size=50))
+def test_every_text_comes_back(text: str) -> None:
+    BPE.encode_special_tokens = True
+    assert BPE.decode(BPE.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_training_twice_gives_the_same_tokenizer() -> None:
+    assert train_bpe(TEXTS, 300).to_str() == train_bpe(TEXTS, 300).to_str()
+    assert BPE.get_vocab_size() == 300
+
+
+def test_transformers_loads_the_folder_and_renders_chats_alike(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    make_tokenizer(SCRATCH, None, TEXTS, tmp_path / "tokenizer")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    messages: list[Message] = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "posts", "content": "[1] the rain"},
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": "Yes [1]."},
+    ]
+    renderer = ChatRenderer.from_folder(tmp_path / "tokenizer")
+    assert loaded.apply_chat_template(messages, return_dict=False) == renderer.render(messages).token_ids
+    prompt = loaded.apply_chat_template(messages[:3], add_generation_prompt=True, return_dict=False)
+    assert prompt == renderer.prompt(messages[:3])
+    assert loaded.eos_token_id == 0
+    assert json.loads((tmp_path / "tokenizer/tokenizer_config.json").read_text())["chat_template"] == TEMPLATE
+    assert (tmp_path / "tokenizer/chat_template.jinja").read_text() == TEMPLATE
+
+
+def test_the_way_text_is_split_has_a_name_in_llama_cpp() -> None:
+    from wingspan.model.gguf import QWEN2_REGEX
+
+    split = json.loads(BPE.to_str())["pre_tokenizer"]["pretokenizers"][0]
+    assert split["pattern"] == {"Regex": QWEN2_REGEX}
+
+
+def test_a_base_model_s_own_tokenizer_is_kept(tmp_path: Path) -> None:
+    make_tokenizer(SCRATCH, None, TEXTS, tmp_path / "base")
+    made = make_tokenizer(ModelSection(start="base"), tmp_path / "base", (), tmp_path / "copy")
+    assert made.get_vocab_size() == 300
+    assert (tmp_path / "copy/tokenizer.json").read_bytes() == (tmp_path / "base/tokenizer.json").read_bytes()
+
+
+def test_a_base_model_that_cannot_chat_is_refused(tmp_path: Path) -> None:
+    from tokenizers import models
+
+    (tmp_path / "base").mkdir()
+    bare = Tokenizer(models.BPE())
+    bare.add_special_tokens(["<|endoftext|>"])
+    bare.save(str(tmp_path / "base" / "tokenizer.json"))
+    with pytest.raises(InputError, match="no token"):
+        make_tokenizer(ModelSection(start="base"), tmp_path / "base", (), tmp_path / "copy")
+
+
+def test_shards_hold_every_post_and_say_where(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(SCRATCH, None, TEXTS, tmp_path / "tokenizer")
+    texts = ["the rain", "a post that spells <|endoftext|> is text", "日本語"]
+    posts = pl.DataFrame({"post_id": ["1", "2", "3"], "text": texts})
+    index = write_tokens({"train": posts, "held_out": posts.head(0)}, tokenizer, 2, tmp_path / "tokens")
+    assert index == json.loads((tmp_path / "tokens/index.json").read_text())
+    assert (index["dtype"], index["vocab"], index["end_of_document"]) == ("uint16", 300, 0)
+    assert [shard["documents"] for shard in index["splits"]["train"]] == [2, 1]
+    found = []
+    for shard in index["splits"]["train"]:
+        content = (tmp_path / "tokens" / shard["file"]).read_bytes()
+        ids = np.frombuffer(content, dtype="<u2")
+        assert (ids.size, len(content)) == (shard["tokens"], shard["bytes"])
+        assert hashlib.sha256(content).hexdigest() == shard["sha256"]
+        assert (ids == 0).sum() == shard["documents"]
+        documents = pl.read_parquet(tmp_path / "tokens" / shard["file"].replace(".bin", ".documents.parquet"))
+        for _, offset, length, size in documents.iter_rows():
+            piece = ids[offset : offset + length]
+            assert piece[-1] == 0
+            found.append(tokenizer.decode(piece[:-1].tolist(), skip_special_tokens=False))
+            assert len(found[-1].encode()) == size
+    assert found == texts
