@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 _MARK_COLOURS = (1, 0, 2)  # of the first, second and third mark of a row
+_BAR, _BESIDE, _STACK, _DUMBBELL = 34, 44, 46, 104  # pixels from one row of a chart to the next
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def line_chart(title: str, description: str, lines: Sequence[Line], x_name: str,
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     rows, left, right = ticks(min(ys), max(ys)), min(xs), max(max(xs), min(xs) + 1)
-    gutter, top, height = 11, 24, 190
+    gutter, top, height = 11, 24, 190  # percent, pixels, pixels
 
     def across(x: float) -> float:
         return (x - left) / (right - left)
@@ -101,8 +102,8 @@ def line_chart(title: str, description: str, lines: Sequence[Line], x_name: str,
 
     parts = [_text(y_name, 0, 12, "note")]
     for row in rows:
-        parts.append(_rule(gutter, 100, top + down(row)))
-        parts.append(_text(_number(row, rows), gutter - 1, top + down(row) + 4, "tick", "end"))
+        y = top + down(row)
+        parts += [_rule(gutter, 100, y), _text(_number(row, rows), gutter - 1, y + 4, "tick", "end")]
     curves = [
         _tag(
             "polyline",
@@ -129,18 +130,17 @@ def bar_chart(title: str, description: str, bars: Sequence[Bar]) -> Markup:
     widest = max((bar.value for bar in bars), default=0) or 1
     parts = []
     for index, bar in enumerate(bars):
-        y = 34 * index
-        parts += [_text(bar.label, 0, y + 13, "label"), _text(bar.text, 100, y + 13, "value", "end")]
+        y = _BAR * index
+        parts += _heading(bar.label, bar.text, y)
         parts += [_box(0, 100, y + 19, 8, "track"), _box(0, 100 * bar.value / widest, y + 19, 8, f"c{bar.colour}")]
-    return _figure(title, description, parts, 34 * len(bars))
+    return _figure(title, description, parts, _BAR * len(bars))
 
 
 def dumbbells(title: str, description: str, rows: Sequence[Dumbbell]) -> Markup:
     """Estimates with their intervals; the first mark of each row is drawn hollow, so that print shows it too."""
     parts = []
-    pitch = 104
     for index, row in enumerate(rows):
-        y = pitch * index
+        y = _DUMBBELL * index
         scale = ticks(*_domain(row.marks), 4)
         parts += [_text(row.label, 0, y + 14, "label"), _text(row.text, 100, y + 32, "value", "end")]
         parts.append(_text(row.note, 0, y + 32, "note"))
@@ -156,7 +156,7 @@ def dumbbells(title: str, description: str, rows: Sequence[Dumbbell]) -> Markup:
         _key(f"dot c{_MARK_COLOURS[order]}" if order else f"ring c{_MARK_COLOURS[order]}", mark.name)
         for order, mark in enumerate(rows[0].marks)
     ]
-    return _figure(title, description, parts, pitch * len(rows) - 8, [*keys, _key("", "lines are 95% intervals")])
+    return _figure(title, description, parts, _DUMBBELL * len(rows) - 8, [*keys, _key("", "lines are 95% intervals")])
 
 
 def beside(title: str, description: str, rows: Sequence[Beside]) -> Markup:
@@ -164,8 +164,8 @@ def beside(title: str, description: str, rows: Sequence[Beside]) -> Markup:
     top = max([row.predicted.high for row in rows] + [row.measured or 0 for row in rows], default=1) or 1
     parts = []
     for index, row in enumerate(rows):
-        y = 44 * index
-        parts += [_text(row.label, 0, y + 13, "label"), _text(row.text, 100, y + 13, "value", "end")]
+        y = _BESIDE * index
+        parts += _heading(row.label, row.text, y)
         low, value, high = (
             98 * number / top for number in (row.predicted.low, row.predicted.value, row.predicted.high)
         )
@@ -174,26 +174,26 @@ def beside(title: str, description: str, rows: Sequence[Beside]) -> Markup:
         if row.measured is not None:
             parts.append(_tag("circle", cx=_pc(98 * row.measured / top), cy=y + 27, r=5, class_="c0"))
     keys = [_key("band", "predicted, 90% band"), _key("dot c0", "measured")]
-    return _figure(title, description, parts, 44 * len(rows), keys)
+    return _figure(title, description, parts, _BESIDE * len(rows), keys)
 
 
 def stacked_bars(title: str, description: str, names: Sequence[str], stacks: Sequence[Stack]) -> Markup:
     """Bars made of parts on one scale from zero."""
     top = max([sum(stack.parts) for stack in stacks] + [stack.limit or 0 for stack in stacks], default=1) or 1
-    pieces = []
+    parts = []
     for index, stack in enumerate(stacks):
-        y, start = 46 * index, 0.0
-        pieces += [_text(stack.label, 0, y + 13, "label"), _text(stack.text, 100, y + 13, "value", "end")]
-        pieces.append(_box(0, 100, y + 20, 16, "track"))
+        y, start = _STACK * index, 0.0
+        parts += _heading(stack.label, stack.text, y)
+        parts.append(_box(0, 100, y + 20, 16, "track"))
         for colour, part in enumerate(stack.parts):
             width = 100 * part / top
-            pieces.append(_box(start, width, y + 20, 16, f"c{colour} part", f"{names[colour]}"))
+            parts.append(_box(start, width, y + 20, 16, f"c{colour} part", names[colour]))
             start += width
         if stack.limit is not None:
             place = _pc(99.8 * stack.limit / top)
-            pieces.append(_tag("line", x1=place, x2=place, y1=y + 17, y2=y + 39, class_="limit"))
+            parts.append(_tag("line", x1=place, x2=place, y1=y + 17, y2=y + 39, class_="limit"))
     keys = [_key(f"c{colour}", name) for colour, name in enumerate(names)]
-    return _figure(title, description, pieces, 46 * len(stacks) - 6, keys)
+    return _figure(title, description, parts, _STACK * len(stacks) - 6, keys)
 
 
 def _domain(marks: Sequence[Mark]) -> tuple[float, float]:
@@ -252,6 +252,11 @@ def _pc(number: float) -> str:
 
 def _text(text: str, x: float, y: float, kind: str, anchor: str = "start") -> Markup:
     return _tag("text", text, x=_pc(x), y=f"{y:.1f}", class_=kind, text_anchor=anchor)
+
+
+def _heading(label: str, text: str, y: float) -> list[Markup]:
+    """The line above a row: what it is on the left, its value on the right."""
+    return [_text(label, 0, y + 13, "label"), _text(text, 100, y + 13, "value", "end")]
 
 
 def _rule(start: float, end: float, y: float) -> Markup:

@@ -75,6 +75,8 @@ def _spoken(bars: list[Bar]) -> str:
 def tombstones(report: Document) -> str:
     """What was searched to prove that nothing deleted or opted out is left."""
     proof = report["tombstones"]
+    if not proof["deleted"] + proof["opted_out"]:
+        return "No post is marked as deleted, and nobody is on the list of opt-outs."
     return (
         f"{proof['deleted']:,} deleted posts and {proof['opted_out']:,} opt-outs are known. Every id of theirs was "
         f"looked for in the {proof['files_searched']:,} files that prepare wrote: {proof['found']:,} found."
