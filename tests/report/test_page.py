@@ -70,7 +70,7 @@ def test_a_run_that_has_not_ended_says_how_to_go_on(make_run: MakeRun, number: i
     text = words(write_report(make_run(STAGE_NAMES[:number])).read_text())
     for name in STAGE_NAMES[number:]:
         assert f"wingspan {name} " in text
-    assert ("is not made yet" in text) == (number < 5)
+    assert ("Testbird is not made yet. A sentence of the plan." in text) == (number < 5)
 
 
 def test_what_a_stage_did_not_record_is_said(make_run: MakeRun) -> None:
@@ -81,6 +81,16 @@ def test_what_a_stage_did_not_record_is_said(make_run: MakeRun) -> None:
     text = words(write_report(run).read_text())
     assert "The loss of the steps is not recorded." in text
     assert "Held-out bits per byte, after not recorded" in text
+
+
+def test_a_plan_for_another_fleet_predicts_no_stage_here(make_run: MakeRun) -> None:
+    run = make_run(("plan",))
+    plan = run.folder / "plan/plan.json"
+    plan.write_text(
+        json.dumps({key: one for key, one in json.loads(plan.read_text()).items() if key != "this_machine"})
+    )
+    text = words(write_report(run).read_text())
+    assert "planned for another fleet than this machine" in text
 
 
 def test_the_report_follows_the_run(make_run: MakeRun) -> None:

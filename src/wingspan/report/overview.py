@@ -42,8 +42,8 @@ def verdict(record: Record) -> str:
     """What came of the run, in one sentence."""
     name = record.run.project.assistant.name
     if "align" not in record.manifests:
-        done = ", ".join(record.manifests) or "none"
-        return f"{name} is not made yet. Stages run so far: {done}."
+        planned = record.plan["sentence"] if record.plan else "Nothing is planned either."
+        return f"{name} is not made yet. {planned}"
     posts = f"{record.prepared['kept']:,} posts" if record.prepared else "posts"
     sentence = f"{name}, made from {posts} in {unbroken(duration(_seconds(record)))} on {machine(record)}"
     if record.scores is None:
