@@ -14,16 +14,6 @@ _SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
-class ScoreRow:
-    """One task in the table of scores."""
-
-    task: Told
-    scores: list[Told]
-    difference: Told
-    test: Told
-
-
-@dataclass(frozen=True)
 class Answer:
     """What one model said, which posts it cited, and the numbers of those that do not support it."""
 
@@ -55,8 +45,8 @@ def score_chart(scores: Document) -> Markup:
     return dumbbells("Base and assistant on held-out data, with 95% intervals", spoken, rows)
 
 
-def score_rows(scores: Document) -> list[ScoreRow]:
-    """The table below the chart."""
+def score_rows(scores: Document) -> list[list[Told]]:
+    """The table below the chart: task, score of each model, difference, paired test."""
     return [_score_row(task, scores["models"]) for task in scores["tasks"]]
 
 
@@ -83,15 +73,15 @@ def _dumbbell(task: Document, models: list[str]) -> Dumbbell:
     return Dumbbell(task["title"], _direction(task), text, marks)
 
 
-def _score_row(task: Document, models: list[str]) -> ScoreRow:
-    metric = f"{task['metric']} ({task['unit']})" if task.get("unit") else task["metric"]
+def _score_row(task: Document, models: list[str]) -> list[Told]:
+    metric = f"{task['metric']} ({task['unit']})" if task["unit"] else task["metric"]
     change = task["difference"]
-    return ScoreRow(
-        task=Told(task["title"], note=f"{metric}, {_direction(task)}; {task['items']:,} items"),
-        scores=[_estimate(task["scores"][model], "") for model in models],
-        difference=_estimate(change, "+"),
-        test=Told(_outcome(task), note=f"{_p_value(change['p_value'])}, {change['test']}"),
-    )
+    return [
+        Told(task["title"], note=f"{metric}, {_direction(task)}; {task['items']:,} items"),
+        *(_estimate(task["scores"][model], "") for model in models),
+        _estimate(change, "+"),
+        Told(_outcome(task), note=f"{_p_value(change['p_value'])}, {change['test']}"),
+    ]
 
 
 def _estimate(score: Document, sign: str) -> Told:
