@@ -55,16 +55,15 @@ def test_slurm_script_requeues_and_gives_up(tmp_path: Path) -> None:
     script.write_text(launch_text("slurm", project(), LAYOUT))
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2"}
 
-    first = subprocess.run(
-        ["bash", str(script)], env=environment | {"SLURM_JOB_ID": "41"}, capture_output=True, text=True
-    )
+    job = environment | {"SLURM_JOB_ID": "41"}
+    first = subprocess.run(["bash", str(script)], env=job, capture_output=True, text=True)
     assert first.returncode == 0
     said = calls.read_text()
     assert "--rdzv-endpoint=node7:29500" in said
     assert "--rdzv-id=41-0" in said
     assert "requeue 41" in said
 
-    worn = environment | {"SLURM_JOB_ID": "41", "SLURM_RESTART_COUNT": "100"}
+    worn = job | {"SLURM_RESTART_COUNT": "100"}
     last = subprocess.run(["bash", str(script)], env=worn, capture_output=True, text=True)
     assert last.returncode == 1
     assert "given up" in last.stdout
@@ -73,15 +72,6 @@ def test_slurm_script_requeues_and_gives_up(tmp_path: Path) -> None:
 def stand_in(path: Path, body: str) -> None:
     path.write_text(f"#!/bin/bash\n{body}\n")
     path.chmod(0o755)
-
-
-@pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs Slurm: apt-get install slurm-wlm")
-def test_slurm_accepts_the_script(tmp_path: Path) -> None:
-    path = tmp_path / "train.sbatch"
-    path.write_text(launch_text("slurm", project(), LAYOUT))
-    done = subprocess.run(["sbatch", "--test-only", str(path)], capture_output=True, text=True)
-    complaint = done.stderr.lower()
-    assert "invalid" not in complaint or "node" in complaint or "configuration" in complaint
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ SMALL = Network(12, 1024, 16, 4, 64, 2816, 32000)
 LARGE = Network(80, 8192, 64, 8, 128, 28672, 128256)
 
 
+MICRO_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)  # divisors of the batch below
+
+
 def brute_force(problem: Problem) -> tuple[float, Layout]:
     """Every combination of the dials, one at a time, kept when `check` lets it pass."""
     numbers = range(1, problem.devices + 1)
@@ -150,7 +153,6 @@ def test_recomputation_trades_memory_for_time(grid: Grid) -> None:
     [
         (Layout(tp=3, dp_shard=1), "16 query and 4 key heads", "[1, 2, 4]"),
         (Layout(pp=16), "16 pipeline stages", "at most 12"),
-        (Layout(pp=5), "leave a stage", "layout.pp from"),
         (Layout(dp_shard=7), "does not divide", "global_batch = 70"),
         (Layout(pp=12, micro_batch=8), "cannot fill 12", "global_batch = 96"),
         (Layout(ep=2, dp_shard=2), "0 experts", "layout.ep = 1"),
@@ -206,3 +208,19 @@ def test_one_device_of_this_machine_has_one_layout_kind() -> None:
 def test_every_item_of_memory_is_counted() -> None:
     items = Problem(SMALL, Workload(2048, 64), H100, 8).memory(Grid.product({"shard": [8]}))
     assert set(items) == set(memory_of.ITEMS)
+
+
+def test_tied_embeddings_have_no_pipeline() -> None:
+    tied = Network(12, 1024, 16, 4, 64, 2816, 32000, tied=True)
+    problem = Problem(tied, Workload(2048, 64), H100, 8)
+    assert set(candidates(problem).pp) == {1.0}
+    with pytest.raises(InputError, match="tied embeddings"):
+        check(problem, Layout(pp=2, dp_shard=4))
+
+
+def test_experts_are_not_split_over_tensor_parallel_ranks() -> None:
+    moe = Network(16, 2048, 16, 4, 128, 768, 64000, experts=32, experts_per_token=4, expert_ffn=1024)
+    problem = Problem(moe, Workload(4096, 64), H100, 8)
+    assert set(candidates(problem).tp) == {1.0}
+    with pytest.raises(InputError, match="experts would have to"):
+        check(problem, Layout(tp=2, dp_shard=4))

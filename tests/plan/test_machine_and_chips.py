@@ -47,7 +47,7 @@ def test_this_machine_is_measured_in_seconds() -> None:
     assert found.bf16_flops is None
     assert found.float32_flops > 1e8
     assert found.memory_bytes_per_s > 1e8
-    assert 0 < found.cores
+    assert found.cores > 0
     assert json.loads(json.dumps(found.as_json()))["cores"] == found.cores
     assert this_machine(found).bf16_tflops == pytest.approx(found.float32_flops / 1e12)
 

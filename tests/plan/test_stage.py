@@ -1,14 +1,17 @@
 """The stage: its files, what other stages read of them, and that the layout never changes by itself."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from wingspan.errors import InputError
 from wingspan.figures import Figure
 from wingspan.plan import stage
 from wingspan.plan.machine import Measurement, nominal
+from wingspan.plan.terminal import render
 from wingspan.progress import SilentProgress
 from wingspan.project import Layout, Project, load_project
 from wingspan.workspace import Run, StageContext
@@ -94,7 +97,7 @@ def test_frontier_is_planned_without_an_accelerator(
 
 def test_a_given_layout_is_kept(frontier: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "measure", busy_machine)
-    given = Layout(dp_replicate=8, dp_shard=160, tp=8, recompute="full")
+    given = Layout(dp_shard=80, tp=8, pp=16, recompute="full")
     run_plan(frontier.model_copy(update={"layout": given}), tmp_path)
     record = json.loads((tmp_path / "layout.json").read_text())
     assert record["source"] == "given"
@@ -114,10 +117,6 @@ def test_an_impossible_fleet_is_refused_before_anything_is_written(
 def test_page_is_self_contained_and_the_terminal_shows_the_answer(
     frontier: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rich.console import Console
-
-    from wingspan.plan.terminal import render
-
     monkeypatch.setattr(stage, "measure", busy_machine)
     run_plan(frontier, tmp_path)
     plan = json.loads((tmp_path / "plan.json").read_text())
@@ -127,7 +126,7 @@ def test_page_is_self_contained_and_the_terminal_shows_the_answer(
     assert "<script" not in html
     for chip in plan["chips"]:
         assert chip["device"] in html
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(render(plan))
     shown = " ".join(console.export_text().split())
     for word in ("10,240 x H100 SXM", "One step", "goodput", "Memory", "As many of other chips"):

@@ -137,7 +137,7 @@ def _arrangements(problem: Problem, space: Space) -> Grid:
     ways = _divisors(problem.devices)
     domain = fast_domain(problem.chip, problem.devices_per_node)
     tp = [one for one in ways if one <= domain and _splits_width(network, sequence, one)] if space.tp else [1]
-    pp = [one for one in ways if one <= network.layers and _fills_stages(network.layers, one)] if space.pp else [1]
+    pp = [one for one in ways if one <= network.layers] if space.pp and not network.tied else [1]
     cp = [one for one in ways if sequence % (2 * one) == 0 and one <= sequence // 1024] if space.cp else [1]
     ep = _divisors(network.experts) if space.ep and network.experts else [1]
     grid = Grid.product({"tp": tp or [1], "pp": pp, "cp": cp or [1], "shard": ways})
@@ -169,15 +169,11 @@ def _divisors_of_large(number: int) -> list[int]:
 
 
 def _splits_width(network: Network, sequence: int, tp: int) -> bool:
-    widths = [network.heads, network.kv_heads, sequence]
-    widths += [network.ffn] if network.moe_layers < network.layers else []
-    widths += [network.expert_ffn] if network.experts else []
+    """Whether tensor parallelism divides every width; experts are not split over it."""
+    if network.experts and tp > 1:
+        return False
+    widths = [network.heads, network.kv_heads, network.ffn, sequence]
     return all(width % tp == 0 for width in widths)
-
-
-def _fills_stages(layers: int, pp: int) -> bool:
-    """Whether stages of ceil(layers / pp) leave at least one layer to the last."""
-    return -(-layers // pp) * (pp - 1) < layers
 
 
 def _runner_up(grid: Grid, seconds: Array, best: int) -> int | None:
@@ -236,8 +232,8 @@ def _rules(problem: Problem, layout: Layout) -> list[tuple[bool, str, str]]:
         ),
         (
             not _splits_width(network, workload.sequence, layout.tp),
-            f"the MLP or the sequence does not divide over tp = {layout.tp}",
-            f"Make model.ffn and train.sequence multiples of {layout.tp}",
+            f"the MLP or the sequence does not divide over tp = {layout.tp}, or experts would have to",
+            "Set layout.tp = 1" if network.experts else f"Make model.ffn and train.sequence multiples of {layout.tp}",
         ),
         (
             layout.pp > network.layers,
@@ -245,9 +241,9 @@ def _rules(problem: Problem, layout: Layout) -> list[tuple[bool, str, str]]:
             f"Set layout.pp to at most {network.layers}",
         ),
         (
-            not _fills_stages(network.layers, layout.pp),
-            f"{network.layers} layers leave a stage of pp = {layout.pp} empty",
-            f"Choose layout.pp from {[one for one in range(1, network.layers + 1) if network.layers % one == 0]}",
+            layout.pp > 1 and network.tied,
+            "tied embeddings would lie on the first and the last pipeline stage",
+            "Set model.tie_embeddings = false, or layout.pp = 1",
         ),
         (
             workload.sequence % (2 * layout.cp) != 0 and layout.cp > 1,

@@ -61,7 +61,7 @@ def stage_memory(
     dense, experts = _stage_parameters(network, grid, layers, only)
     word = np.where(grid.precision == _FP32, 4.0, 2.0)
     items = _states(grid, workload, dense, experts, word)
-    items["gathered_blocks"] = _gathered(network, grid, dense + experts / grid.ep, word)
+    items["gathered_blocks"] = _gathered(network, grid, workload, dense + experts / grid.ep, word)
     items["activations"] = _activations(network, grid, workload, software, layers, word, last=last)
     items["logits"] = np.where(np.logical_or(only, last), _logits(network, grid, workload, software), 0.0)
     items["communication"] = _communication(grid, chip)
@@ -86,7 +86,7 @@ def _states(grid: Grid, workload: Workload, dense: Array, experts: Array, word: 
     """Parameters, gradients and optimizer state by ZeRO stage (Rajbhandari et al. 2020).
 
     Fully sharded (FSDP2): fp32 parameters, fp32 gradients and the optimizer's state, all over the shard
-    ranks, except that a pipeline scatters whole gradients only after the last micro-batch. Below
+    ranks, except that whole gradients gather over several micro-batches before they are scattered. Below
     stage 3 the working copy is bf16 and whole, and the fp32 master belongs to the optimizer. Expert
     parallelism lies inside the shard ranks, so it changes what is whole, not what is sharded.
     """
@@ -94,7 +94,7 @@ def _states(grid: Grid, workload: Workload, dense: Array, experts: Array, word: 
     whole = dense + experts / grid.ep
     sharded = (dense + experts) / ranks
     full = grid.zero == 3
-    kept_whole = full & (grid.pp > 1)
+    kept_whole = full & (grid.micro_batches(workload) > 1)
     return {
         "parameters": np.where(full, 4.0 * sharded, word * whole),
         "gradients": 4.0 * np.where((grid.zero >= 2) & ~kept_whole, sharded, whole),
@@ -106,28 +106,37 @@ def _states(grid: Grid, workload: Workload, dense: Array, experts: Array, word: 
     }
 
 
-def _gathered(network: Network, grid: Grid, stage: Array, word: Array) -> Array:
-    """Whole parameters of the blocks in flight, and the gradient of one block before it is scattered.
+def _gathered(network: Network, grid: Grid, workload: Workload, stage: Array, word: Array) -> Array:
+    """Whole parameters in the precision of the work, beside the sharded fp32 ones.
 
-    A pipeline stage keeps its parameters whole through the step rather than gather them for every
-    micro-batch.
+    Sharded ranks hold the blocks in flight and the vocabulary's matrices, and one block's gradient before
+    it is scattered. A pipeline stage stays whole through the step rather than gather for every micro-batch,
+    and one device alone keeps the copies that its backward pass reads.
     """
     block = (network.dense_parameters + network.expert_parameters / grid.ep) / network.layers
-    block = np.maximum(block, network.embedding_parameters) / grid.tp
-    held = np.where(grid.pp > 1, word * stage, (_GATHERED * word + 4.0) * block)
+    ends = network.embedding_parameters * (1.0 if network.tied else 2.0)
+    gradient = np.where(grid.micro_batches(workload) > 1, 0.0, 4.0 * np.maximum(block, ends) / grid.tp)
+    flight = word * (_GATHERED * block + ends) / grid.tp + gradient
+    held = np.where((grid.pp > 1) | (grid.devices == 1), word * stage, flight)
     return np.where(grid.zero == 3, held, 0.0)
 
 
 def _activations(
     network: Network, grid: Grid, workload: Workload, software: Software, layers: Array, word: Array, *, last: bool
 ) -> Array:
-    """Saved activations of all micro-batches in flight on a stage."""
+    """Saved activations of all micro-batches in flight on a stage.
+
+    A remainder of layers lies in the middle of a pipeline: then the second stage, with one layer more and
+    one micro-batch less than the first, can be the fullest.
+    """
     tokens = grid.micro_batch * workload.sequence / grid.cp
     saved = tokens * activation_bytes_per_token(network, grid, workload, software, word)
     working = tokens * _whole_block(network, grid, workload, software, word)
     in_flight = in_flight_micro_batches(grid, workload, last=last)
+    held = np.floor(network.layers / grid.pp) * in_flight
+    held = np.maximum(held, layers * np.minimum(in_flight, np.maximum(grid.pp - 1, 1)))
     recomputing = np.where(grid.recompute == _FULL, working, 0.0)
-    return layers * saved * in_flight + recomputing
+    return saved * held + recomputing
 
 
 def in_flight_micro_batches(grid: Grid, workload: Workload, *, last: bool) -> Array:

@@ -256,17 +256,18 @@ def _data_parallel(
 ) -> tuple[Array, Array]:
     """Exposed exchange of parameters within the shard ranks, and of gradients once a step.
 
-    Fully sharded ranks gather each block twice and scatter its fp32 gradient, every micro-batch, behind
-    the computation of other blocks. A pipeline stage, and ranks that shard only the optimizer, do so once
-    a step.
+    Fully sharded ranks gather each block twice for every micro-batch, behind the computation of other
+    blocks, and scatter its gradient after the last. A pipeline stage, and ranks that shard only the
+    optimizer, gather once a step.
     """
     shards = group_of(chip, grid.shard * grid.cp, grid.tp, devices_per_node)
     replicas = group_of(chip, grid.replicate, grid.tp * grid.cp * grid.shard, devices_per_node)
     parameters = (network.dense_parameters + network.expert_parameters / grid.ep) / network.layers / grid.tp
     ends = network.embedding_parameters / grid.tp
-    exchange = 2 * gather_time(shards, 2.0 * parameters) + gather_time(shards, software.gradient_bytes * parameters)
+    scatter = gather_time(shards, software.gradient_bytes * parameters) / m
+    exchange = 2 * gather_time(shards, 2.0 * parameters) + scatter
     hidden = np.minimum(exchange, block) * software.dp_overlap
-    first = 2 * gather_time(shards, 2.0 * ends) + gather_time(shards, software.gradient_bytes * ends)
+    first = gather_time(shards, 2.0 * ends) + gather_time(shards, software.gradient_bytes * ends) / m
     every_micro_batch = m * (layers * (exchange - hidden) + (1 - software.dp_overlap) * first)
 
     stage = layers * parameters + ends
