@@ -211,9 +211,24 @@ def _scores() -> dict[str, str]:
     ]
     posts = [{"post_id": "7", "text": HOSTILE}, {"post_id": "8", "text": "the tram was late again"}]
     answers = {"base": "Trams run.", "assistant": "The tram was late [2]. <b>Not bold</b>"}
-    cited = {"base": [], "assistant": [{"number": 2, "post_id": "8", "claim": "The tram was late", "supported": True}]}
-    sample = {"question": "Was the tram late?", "posts": posts, "answers": answers, "citations": cited}
-    return {"scores.json": json.dumps({"models": ["base", "assistant"], "tasks": tasks, "samples": [sample]})}
+    cited = {"number": 2, "post_id": "8", "claim": "The tram was late", "supported": True}
+    sample = {
+        "question": "Was the tram late?",
+        "answerable": True,
+        "posts": posts,
+        "answers": answers,
+        "citations": {"base": [], "assistant": [cited]},
+    }
+    unanswered = {
+        "question": "Who drove it?",
+        "answerable": False,
+        "posts": [],
+        "answers": {"base": "", "assistant": "The posts do not say."},
+        "citations": {"base": [], "assistant": []},
+    }
+    return {
+        "scores.json": json.dumps({"models": ["base", "assistant"], "tasks": tasks, "samples": [sample, unanswered]})
+    }
 
 
 _FILES = {

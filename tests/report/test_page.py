@@ -30,11 +30,13 @@ def test_the_report_says_what_came_of_the_run(make_run: MakeRun) -> None:
     assert path == run.folder / "report.html"
     text = words(path.read_text())
     assert "Testbird, made from 950 posts in 7 min 40 s on 2 cores (Invented CPU)" in text
-    assert "better than its base on 3 of 4 tasks" in text
+    assert "better than its base on 3 of 4 measures" in text
     assert "wingspan serve" in text
     assert "Everybody in this fixture was invented and agreed to it." in text
     assert "CC0-1.0" in text
     assert "an invented finding" in text
+    assert "These posts do not answer it; the right answer says so." in text
+    assert "(an empty answer)" in text
 
 
 def test_the_page_needs_nothing_else_and_runs_no_script(make_run: MakeRun) -> None:

@@ -48,9 +48,9 @@ def verdict(record: Record) -> str:
     sentence = f"{name}, made from {posts} in {unbroken(duration(_seconds(record)))} on {machine(record)}"
     if record.scores is None:
         return f"{sentence}; not evaluated yet."
-    better, worse, tasks = improvements(record.scores)
+    better, worse, measures = improvements(record.scores)
     ending = f", worse on {worse}" if worse else ""
-    return f"{sentence}; better than its base on {better} of {tasks} tasks{ending}."
+    return f"{sentence}; better than its base on {better} of {measures} measures{ending}."
 
 
 def machine(record: Record) -> str:
@@ -78,8 +78,8 @@ def headline(record: Record) -> list[Fact]:
     if record.prepared:
         facts.insert(0, Fact("Posts kept", Told(f"{record.prepared['kept']:,}", "measured")))
     if record.scores:
-        better, _, tasks = improvements(record.scores)
-        facts.append(Fact("Tasks better than base", Told(f"{better} of {tasks}", "measured")))
+        better, _, measures = improvements(record.scores)
+        facts.append(Fact("Better than its base on", Told(f"{better} of {measures} measures", "measured")))
     return facts
 
 

@@ -28,25 +28,26 @@ class Sample:
     """A question, the posts that were retrieved for it, and every model's answer."""
 
     question: str
+    answerable: bool
     posts: list[Document]
     answers: list[Answer]
 
 
 def improvements(scores: Document) -> tuple[int, int, int]:
-    """Tasks on which the assistant is better, worse (by the paired test, 5% level), and all of them."""
+    """Measures on which the assistant is better, worse (by the paired test, 5% level), and all of them."""
     outcomes = [_outcome(task) for task in scores["tasks"]]
     return outcomes.count("better"), outcomes.count("worse"), len(outcomes)
 
 
 def score_chart(scores: Document) -> Markup:
-    """Every task as a dumbbell with 95% intervals."""
+    """Every measure as a dumbbell with 95% intervals."""
     rows = [_dumbbell(task, scores["models"]) for task in scores["tasks"]]
     spoken = "; ".join(f"{row.label}: {row.text}" for row in rows)
     return dumbbells("Base and assistant on held-out data, with 95% intervals", spoken, rows)
 
 
 def score_rows(scores: Document) -> list[list[Told]]:
-    """The table below the chart: task, score of each model, difference, paired test."""
+    """The table below the chart: measure, score of each model, difference, paired test."""
     return [_score_row(task, scores["models"]) for task in scores["tasks"]]
 
 
@@ -74,10 +75,9 @@ def _dumbbell(task: Document, models: list[str]) -> Dumbbell:
 
 
 def _score_row(task: Document, models: list[str]) -> list[Told]:
-    metric = f"{task['metric']} ({task['unit']})" if task["unit"] else task["metric"]
     change = task["difference"]
     return [
-        Told(task["title"], note=f"{metric}, {_direction(task)}; {task['items']:,} items"),
+        Told(task["title"], note=f"{task['metric']}; {_direction(task)}; {task['items']:,} items"),
         *(_estimate(task["scores"][model], "") for model in models),
         _estimate(change, "+"),
         Told(_outcome(task), note=f"{_p_value(change['p_value'])}, {change['test']}"),
@@ -99,7 +99,7 @@ def _p_value(p: float) -> str:
 
 def _sample(sample: Document) -> Sample:
     answers = [_answer(model, text, sample["citations"][model]) for model, text in sample["answers"].items()]
-    return Sample(sample["question"], sample["posts"], answers)
+    return Sample(sample["question"], sample["answerable"], sample["posts"], answers)
 
 
 def _answer(model: str, text: str, cited: list[Document]) -> Answer:
