@@ -79,7 +79,7 @@ def headline(record: Record) -> list[Fact]:
         facts.insert(0, Fact("Posts kept", Told(f"{record.prepared['kept']:,}", "measured")))
     if record.scores:
         better, _, measures = improvements(record.scores)
-        facts.append(Fact("Better than its base on", Told(f"{better} of {measures} measures", "measured")))
+        facts.append(Fact("Measures better than base", Told(f"{better} of {measures}", "measured")))
     return facts
 
 
