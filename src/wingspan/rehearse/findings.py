@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wingspan.model.shape import ModelShape
-from wingspan.project import Layout, Train
 from wingspan.rehearse.rank import RankRehearsal
+from wingspan.rehearse.trackers import Kind
 from wingspan.units import count, size
 
 Severity = Literal["stops", "warns", "differs"]
 TOLERANCE = 0.05  # a difference from plan above this is a finding
 
 _SENDS = {"send", "isend", "recv_", "irecv"}
-_STATES = ("parameters", "gradients", "optimizer")
+_STATES: tuple[Kind, ...] = ("parameters", "gradients", "optimizer")
+_PASSING: tuple[Kind, ...] = ("gathered", "activations", "working")
 
 
 @dataclass(frozen=True)
@@ -26,34 +26,6 @@ class Finding:
     severity: Severity
     problem: str
     remedy: str = ""
-
-
-def check_shapes(shape: ModelShape, layout: Layout, train: Train, devices: int) -> list[Finding]:
-    """What does not divide, found without building anything."""
-    ranks = layout.data_parallel * layout.micro_batch
-    checks = [
-        (devices, layout.world_size, "devices", "the ranks of the layout", "layout"),
-        (train.global_batch, ranks, "sequences of a step", "ranks that read × sequences of a micro-batch", "layout"),
-        (shape.heads, layout.tp, "query heads", "tensor-parallel ranks", "layout.tp"),
-        (shape.kv_heads, layout.tp, "key heads", "tensor-parallel ranks", "layout.tp"),
-        (shape.ffn, layout.tp, "the MLP's width", "tensor-parallel ranks", "layout.tp"),
-        (shape.vocab, layout.tp, "the vocabulary", "tensor-parallel ranks", "layout.tp"),
-        (train.sequence, layout.tp * layout.cp, "the sequence", "tensor × context ranks", "layout"),
-    ]
-    if shape.experts:
-        checks.append((shape.experts, layout.ep, "experts", "expert-parallel ranks", "layout.ep"))
-    found = [
-        Finding("stops", f"{what} ({number:,}) do not divide by {by} ({divisor:,})", f"Change {where}")
-        for number, divisor, what, by, where in checks
-        if number % divisor
-    ]
-    if layout.pp > shape.layers:
-        found.append(Finding("stops", f"{layout.pp} stages for {shape.layers} layers", "Lower layout.pp"))
-    micro_batches = train.global_batch // ranks
-    if 0 < micro_batches < layout.pp:
-        problem = f"{micro_batches} micro-batches do not fill {layout.pp} pipeline stages"
-        found.append(Finding("stops", problem, "Raise train.global_batch or lower layout.pp"))
-    return found
 
 
 def check_ranks(kinds: Sequence[RankRehearsal], device_memory: float | None, unseen: float) -> list[Finding]:
@@ -128,18 +100,25 @@ def _call(calls: Sequence[tuple[str, str, int]], at: int) -> str:
 def compare(plan: Mapping[str, Any], kinds: Sequence[RankRehearsal]) -> list[dict[str, Any]]:
     """Plan's figures for the fullest device beside the rehearsal's, in bytes and FLOPs per step."""
     fullest = max(kinds, key=lambda kind: kind.peak_bytes)
-    items = plan["memory"]
-    rows = [(item, items[item], fullest.at_peak[item]) for item in _STATES]
+    items = plan["memory_items_bytes"]
+    rows: list[tuple[str, float, float]] = [(item, items[item], fullest.at_peak[item]) for item in _STATES]
     passing = ("gathered_blocks", "activations", "logits")
-    rehearsed = sum(fullest.at_peak[item] for item in ("gathered", "activations", "working"))
+    rehearsed = sum(fullest.at_peak[item] for item in _PASSING)
     rows.append(("everything that comes and goes", sum(items[item] for item in passing), rehearsed))
     rows.append(("tensors at the peak", sum(items[item] for item in (*_STATES, *passing)), fullest.peak_bytes))
-    if "flops" in plan:
-        rows.append(("FLOPs of all ranks", plan["flops"], sum(kind.flops * kind.ranks for kind in kinds)))
+    if (planned := _flops(plan)) is not None:
+        rows.append(("FLOPs of all ranks", planned, sum(sum(kind.flops.values()) * kind.ranks for kind in kinds)))
     return [
         {"item": item, "plan": planned, "rehearsed": found, "difference": found / planned - 1 if planned else None}
         for item, planned, found in rows
     ]
+
+
+def _flops(plan: Mapping[str, Any]) -> float | None:
+    """Plan's FLOPs of a step with what is recomputed: the model's, times the ratio of its two utilisations."""
+    if "hfu" not in plan:
+        return None
+    return float(plan["flops_per_token"] * plan["tokens_per_step"] * plan["hfu"]["value"] / plan["mfu"]["value"])
 
 
 def check_plan(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:

@@ -41,6 +41,7 @@ class RankTask:
     shape: ModelShape
     layout: Layout
     train: Train
+    accelerator: bool  # the fleet's devices are not processors: their precision is what the layout says
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _rehearse(task: RankTask, mesh: DeviceMesh | None, micro_batches: int) -> Ra
         layout,
         sequence=task.train.sequence,
         rows=micro_batches * layout.micro_batch,
-        compute=compute_precision(layout, _CPU),
+        compute=compute_precision(layout, torch.device("cuda") if task.accelerator else _CPU),
         device=_CPU,
         mesh=mesh,
     )
@@ -225,7 +226,7 @@ def _extrapolate(base: RankRehearsal, more: RankRehearsal, steps: int) -> RankRe
     )
 
 
-def kinds_of_ranks(shape: ModelShape, layout: Layout, train: Train) -> list[RankTask]:
+def kinds_of_ranks(shape: ModelShape, layout: Layout, train: Train, *, accelerator: bool) -> list[RankTask]:
     """One task for every distinct kind of rank: pipeline stages that hold the same blocks and ends.
 
     Of the stages alike the earliest is rehearsed: under 1F1B it holds the most micro-batches. Ranks that
@@ -237,7 +238,9 @@ def kinds_of_ranks(shape: ModelShape, layout: Layout, train: Train) -> list[Rank
         layers = layers_of_stage(shape.layers, layout.pp, stage)
         alike.setdefault((len(layers), stage == 0, stage == layout.pp - 1), []).append(stage)
     return [
-        RankTask(_name(stages, layout), stages[0] * per_stage, len(stages) * per_stage, shape, layout, train)
+        RankTask(
+            _name(stages, layout), stages[0] * per_stage, len(stages) * per_stage, shape, layout, train, accelerator
+        )
         for stages in alike.values()
     ]
 
@@ -251,8 +254,3 @@ def _name(stages: Sequence[int], layout: Layout) -> str:
     if last == layout.pp - 1:
         return "last stage"
     return f"stages {first + 1} to {last + 1}" if len(stages) > 1 else f"stage {first + 1}"
-
-
-def task_of(rank: int, shape: ModelShape, layout: Layout, train: Train) -> RankTask:
-    """The task of one rank by its number."""
-    return RankTask(f"rank {rank}", rank, 1, shape, layout, train)
