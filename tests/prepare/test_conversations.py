@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from wingspan.errors import InputError
 from wingspan.knowledge.citations import check_citations
 from wingspan.knowledge.grounding import NO_SUPPORT, SourcePost
+from wingspan.knowledge.index import PostIndex
 from wingspan.knowledge.labels import LABEL_CLASSES, label_class, label_question
 from wingspan.prepare.conversations import Conversation, exchange
 from wingspan.prepare.dialogues import in_served_form, read_dialogues, split_dialogues
 from wingspan.prepare.forest import reply_chains, thread_conversations
-from wingspan.prepare.grounded import grounded_conversations, quote, topic_words
+from wingspan.prepare.grounded import grounded_conversations, quote, source_posts, topic_words
 from wingspan.prepare.labels import label_conversations
 from wingspan.project import DialogueSource
 
@@ -38,7 +39,14 @@ def frame(texts: list[str], **columns: Any) -> pl.DataFrame:
 
 
 def grounded(count: int, seed: int = 1) -> list[Conversation]:
-    return grounded_conversations(frame(POSTS), "train", count, "Cite.", 4, np.random.default_rng(seed))
+    return ask_about(POSTS, count, seed)
+
+
+def ask_about(texts: list[str], count: int, seed: int) -> list[Conversation]:
+    posts = frame(texts)
+    index = PostIndex()
+    index.add(source_posts(posts))
+    return grounded_conversations(posts, index, "train", count, "Cite.", 4, np.random.default_rng(seed))
 
 
 def sources(conversation: Conversation) -> list[SourcePost]:
@@ -80,7 +88,7 @@ def test_grounded_conversations_depend_on_the_seed_alone() -> None:
 
 
 def test_posts_without_a_topic_make_no_questions() -> None:
-    assert grounded_conversations(frame(["ok", "yes"]), "train", 5, "", 4, np.random.default_rng(1)) == []
+    assert ask_about(["ok", "yes"], 5, seed=1) == []
 
 
 def test_topics_are_nouns_that_a_few_posts_share() -> None:
@@ -92,6 +100,8 @@ def test_topics_are_nouns_that_a_few_posts_share() -> None:
 def test_a_quote_is_short_and_has_no_handle_link_or_bracket() -> None:
     assert quote("RT @ann: What a garden. Love the garden walls!", "garden") == "Love the garden walls!"
     assert quote("the garden [1] is here", "garden") is None
+    assert quote("Mr. J. Smith visits the U.S. garden today.", "garden") == "J. Smith visits the U.S. garden today."
+    assert quote("what a shitty garden it is", "garden") is None
     long = quote("the garden " + "grows wonderfully " * 20, "garden")
     assert long is not None
     assert len(long) <= 101
@@ -221,20 +231,19 @@ def test_equal_openings_fall_on_one_side_and_the_limit_takes_from_every_file(tmp
     assert (train.count("a"), train.count("b")) == (20, 20)
 
 
-def test_a_quarter_of_the_training_dialogues_has_the_server_s_form() -> None:
-    turns = [exchange(str(number), "answer") for number in range(400)]
-    made = [Conversation(one, "dialogue", "s", "train") for one in turns]
-    served = [in_served_form(one, "Be kind.") for one in made]
-    share = sum(len(one.messages) == 4 for one in served) / 400
-    assert 0.18 < share < 0.32
-    assert {one.messages[1]["content"] for one in served if len(one.messages) == 4} == {"(no posts found)"}
+def test_half_the_training_dialogues_that_no_post_answers_have_the_server_s_form() -> None:
+    turns = [exchange(f"question {number}", "answer") for number in range(400)]
+    made = [Conversation(one, "dialogue", "s", split) for one in turns for split in ("train", "held_out")]
+    served = [in_served_form(one, "Be kind.", lambda question: question.endswith("0")) for one in made]
+    changed = [one for one in served if len(one.messages) == 4]
+    assert 0.35 < len(changed) / 400 < 0.55
+    assert {(one.split, one.messages[1]["content"]) for one in changed} == {("train", "(no posts found)")}
+    assert not any(one.messages[2]["content"].endswith("0") for one in changed)
 
 
-@pytest.mark.parametrize(
-    ("value", "name"), [(-4, "negative"), (-0.5, "negative"), (-0.49, "neutral"), (0.5, "positive")]
-)
-def test_label_classes(value: float, name: str) -> None:
-    assert label_class(value) == name
+def test_label_classes_meet_half_a_point_from_zero() -> None:
+    classes = [label_class(value) for value in (-4, -0.5, -0.49, 0.49, 0.5)]
+    assert classes == ["negative", "negative", "neutral", "neutral", "positive"]
 
 
 def test_label_questions_are_balanced() -> None:

@@ -21,11 +21,10 @@ from wingspan.prepare.duplicates import normalise
 from wingspan.prepare.readers.columns import text_lines
 from wingspan.prepare.readers.jsonl import json_object
 from wingspan.prepare.readers.registry import files_of
-from wingspan.prepare.split import HELD_OUT, TRAIN, split_of
+from wingspan.prepare.split import TRAIN, split_of
 from wingspan.project import DialogueSource
 
 LONGEST = 800  # characters of a dialogue; longer ones teach a chat to be an essay
-_SERVED_FORM = 4  # one in four training dialogues is told the way the server asks when it found no posts
 _SUFFIXES = {"chatterbot": (".yml", ".yaml"), "messages": (".jsonl", ".ndjson")}
 _TEXTS_ONLY = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # no scalar becomes a number, a date or an object
 _ROLES = ("system", "user", "assistant")
@@ -192,14 +191,13 @@ def _from_all_groups(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
     return [one for one in chain.from_iterable(zip_longest(*groups.values())) if one is not None]
 
 
-def in_served_form(conversation: Conversation, system: str) -> Conversation:
-    """One in four training dialogues as the server would ask it with no posts found; the others unchanged.
+def in_served_form(conversation: Conversation, system: str, finds_posts: Callable[[str], bool]) -> Conversation:
+    """Half the training dialogues that no post answers, exactly as the server then asks; all others unchanged.
 
-    So the assistant can also chat, and is not bound to a system prompt. Held-out dialogues stay as they are.
+    So the assistant also chats under its system prompt, and is not bound to one. Held-out dialogues stay.
     """
     messages = conversation.messages
-    chosen = int(conversation.conversation_id[-8:], 16) % _SERVED_FORM == 0
-    if conversation.split == HELD_OUT or not chosen or messages[0]["role"] == "system":
+    chosen = conversation.split == TRAIN and len(messages) == 2 and int(conversation.conversation_id[-1], 16) % 2
+    if not chosen or finds_posts(messages[0]["content"]):
         return conversation
-    served = grounded_messages(system, messages[0]["content"], [])
-    return replace(conversation, messages=(*served, *messages[1:]), split=TRAIN)
+    return replace(conversation, messages=(*grounded_messages(system, messages[0]["content"], []), messages[1]))

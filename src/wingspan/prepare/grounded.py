@@ -54,7 +54,7 @@ _OPEN_QUESTIONS = {
         "What do people say about {}?",
         "What are people saying about {}?",
         "What do the posts say about {}?",
-        "What does someone think about {}?",
+        "What do people think about {}?",
         "Tell me what people think of {}.",
         "What is said about {}?",
     ),
@@ -82,8 +82,12 @@ _ANSWERS = {
     ),
 }
 _LEADING = re.compile(r"^(?:(?:RT\s+)?[@#][\w.]+:?\s*|RT\s+|[-:.,;!?]+\s*)+")
-_SENTENCES = re.compile(r"(?<=[.!?…])\s+|\n+")
+_SENTENCES = re.compile(r"(?<=[.!?…])(?<!\b[A-Z]\.)\s+|\n+")
 _UNQUOTABLE = re.compile(r"[\[\]“”«»\"]|https?:|@\w")
+# The assistant learns from posts as they are, but is not taught to repeat these of its own accord.
+_CRUDE = re.compile(
+    r"\b(?:fuck|shit|cunt|bitch|nigg|fag|whore|slut|dick|cock|pussy|tits|asshole|rape|porn)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,20 @@ class _Platform:
 
 
 def grounded_conversations(
-    posts: pl.DataFrame, split: str, count: int, system: str, shown: int, random: np.random.Generator
+    posts: pl.DataFrame,
+    index: PostIndex,
+    split: str,
+    count: int,
+    system: str,
+    shown: int,
+    random: np.random.Generator,
 ) -> list[Conversation]:
-    """At most `count` conversations that rest on `posts` (those of one side of the split) alone.
+    """At most `count` conversations that rest on `posts` (those of one side of the split, all in `index`) alone.
 
     `shown` posts stand before each question. An answer with a citation that `check_citations` refuses is
     never returned. Fewer come where posts share few topics.
     """
-    index = PostIndex()
-    kept = [SourcePost(post_id, text) for post_id, text in posts.select("post_id", "text").iter_rows()]
-    index.add(kept)
+    kept = source_posts(posts)
     topics = topic_words([post.text for post in kept])
     platform = _Platform(index, kept, topics, shown, random)
     made: dict[str, Conversation] = {}
@@ -126,8 +134,12 @@ def grounded_conversations(
         messages.append({"role": "assistant", "content": turn.answer})
         post_ids = tuple(post.post_id for post in turn.posts)
         made[turn.question] = Conversation(tuple(messages), GROUNDED, "posts", split, post_ids, lang)
-    index.close()
     return list(made.values())
+
+
+def source_posts(posts: pl.DataFrame) -> list[SourcePost]:
+    """Rows (post_id, text) as posts that can be searched and cited."""
+    return [SourcePost(post_id, text) for post_id, text in posts.select("post_id", "text").iter_rows()]
 
 
 def topic_words(texts: Sequence[str]) -> dict[str, str]:
@@ -166,7 +178,7 @@ def quote(text: str, topic: str) -> str | None:
     """A sentence of a post that has `topic`, exactly as written, cut at a word's end; None when there is none."""
     for sentence in _SENTENCES.split(text):
         sentence = _LEADING.sub("", sentence).strip()
-        if topic not in content_words(sentence) or _UNQUOTABLE.search(sentence):
+        if topic not in content_words(sentence) or _UNQUOTABLE.search(sentence) or _CRUDE.search(sentence):
             continue
         if len(sentence) > _LONGEST_QUOTE:
             sentence = sentence[: _LONGEST_QUOTE + 1].rsplit(" ", 1)[0].rstrip(" ,;:-") + "…"

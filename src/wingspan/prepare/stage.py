@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from wingspan.errors import InputError, WorkError
+from wingspan.knowledge.index import PostIndex
 from wingspan.post import POST_SCHEMA
 from wingspan.prepare import posts as steps
 from wingspan.prepare import report
 from wingspan.prepare.conversations import Conversation, write_conversations
 from wingspan.prepare.dialogues import in_served_form, read_dialogues, split_dialogues
 from wingspan.prepare.forest import thread_conversations
-from wingspan.prepare.grounded import grounded_conversations
+from wingspan.prepare.grounded import grounded_conversations, source_posts
 from wingspan.prepare.labels import label_conversations, labelled_posts, read_labels
 from wingspan.prepare.personal import remove_personal_data
 from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
@@ -31,6 +33,7 @@ from wingspan.prepare.tombstones import bury, collect_tombstones
 from wingspan.workspace import StageContext
 
 SPLITS = (TRAIN, HELD_OUT)
+SHOWN_POSTS = 4  # before a question; what serve.retrieved_posts is by default
 
 
 def work(context: StageContext) -> dict[str, Any]:
@@ -48,12 +51,11 @@ def work(context: StageContext) -> dict[str, Any]:
     funnel = report.funnel(posts, counts, context.project.prepare.posts)
     context.progress.say(f"{funnel['read']:,} posts read, {funnel['kept']:,} kept")
 
-    dialogues, dialogue_counts = _dialogues(context, pseudonym)
-    labels, label_counts = _labels(context, kept)
-    conversations = [*dialogues, *labels, *thread_conversations(kept), *_grounded(context, kept)]
-
     splits = {split: kept.filter(pl.col("split") == split) for split in SPLITS}
     _write_posts(context, splits)
+    dialogues, dialogue_counts = _dialogues(context, pseudonym)
+    labels, label_counts = _labels(context, kept)
+    conversations = [*thread_conversations(kept), *labels, *_with_posts(context, splits, dialogues)]
     for split in SPLITS:
         path = context.output / f"conversations/{split}-00000.parquet"
         write_conversations([one for one in conversations if one.split == split], path)
@@ -160,7 +162,7 @@ def _dialogues(
         replace(one, messages=tuple({"role": turn["role"], "content": next(protected)} for turn in one.messages))
         for one in conversations
     ]
-    return [in_served_form(one, project.assistant.system) for one in conversations], counts
+    return conversations, counts
 
 
 def _labels(context: StageContext, kept: pl.DataFrame) -> tuple[list[Conversation], list[dict[str, Any]]]:
@@ -189,17 +191,24 @@ def _labels(context: StageContext, kept: pl.DataFrame) -> tuple[list[Conversatio
     return conversations, counts
 
 
-def _grounded(context: StageContext, kept: pl.DataFrame) -> Iterator[Conversation]:
-    settings = context.project.prepare
-    for split in SPLITS:
-        yield from grounded_conversations(
-            kept.filter(pl.col("split") == split),
-            split,
-            _share(settings.grounded_dialogues, settings.held_out, split),
-            context.project.assistant.system,
-            context.project.serve.retrieved_posts,
-            _generator(context, split, 2),
-        )
+def _with_posts(
+    context: StageContext, splits: dict[str, pl.DataFrame], dialogues: Sequence[Conversation]
+) -> Iterator[Conversation]:
+    """Grounded conversations of both sides, and the dialogues, some of them in the server's form."""
+    settings, system = context.project.prepare, context.project.assistant.system
+    for split, posts in splits.items():
+        index = PostIndex()
+        index.add(source_posts(posts))
+        count = _share(settings.grounded_dialogues, settings.held_out, split)
+        random = _generator(context, split, 2)
+        yield from grounded_conversations(posts, index, split, count, system, SHOWN_POSTS, random)
+        found = partial(_finds_posts, index)
+        yield from (in_served_form(one, system, found) for one in dialogues if one.split == split)
+        index.close()
+
+
+def _finds_posts(index: PostIndex, question: str) -> bool:
+    return bool(index.search(question, 1))
 
 
 def _share(count: int, held_out: float, split: str) -> int:
