@@ -81,10 +81,11 @@ class Server:
         wait_until(true, seconds)
 
 
+@pytest.fixture
 def byte_tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer(
-        models.BPE({letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
-    )
+    """A token for every byte, one merge, and the special tokens."""
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th"]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, [("t", "h")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
@@ -92,8 +93,8 @@ def byte_tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    tokenizer, engine, index = byte_tokenizer(), ScriptedEngine(), PostIndex()
+def server(byte_tokenizer: Tokenizer) -> Iterator[Server]:
+    tokenizer, engine, index = byte_tokenizer, ScriptedEngine(), PostIndex()
     index.add(POSTS)
     assistant = Assistant(
         model_id="harbour",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from wingspan.engine.engine import Engine
-from wingspan.errors import InputError
+from wingspan.errors import InputError, WorkError
 from wingspan.knowledge.grounding import SourcePost
 from wingspan.knowledge.index import PostIndex
 from wingspan.model.chat import ChatRenderer, load_tokenizer
@@ -82,7 +82,13 @@ def _index(run: Run, say: Callable[[str], None]) -> PostIndex:
                 index.add(batch)
         index.close()
 
-    return PostIndex(_derived(run, "posts", artefact_hash(run, _POSTS), ".sqlite", build))
+    file = _derived(run, "posts", artefact_hash(run, _POSTS), ".sqlite", build)
+    try:
+        return PostIndex(file)
+    except WorkError as error:  # a damaged index is made anew: the posts are all it was made from
+        say(f"{error.problem}; making it anew")
+        file.unlink()
+        return PostIndex(_derived(run, "posts", artefact_hash(run, _POSTS), ".sqlite", build))
 
 
 def _posts(file: Path) -> Iterator[list[SourcePost]]:

@@ -44,7 +44,7 @@ const FRENCH = {
   greeting: (name) => `Demandez à ${name}`,
   lead: (posts) => `Des réponses tirées de ${posts} messages de cette plateforme, avec les messages à côté.`,
   placeholder: (name) => `Demandez à ${name} ce qui se dit…`,
-  suggestion: (topic) => `Qu’est-ce qui se dit sur ${topic} ?`,
+  suggestion: (topic) => `Que dit-on sur « ${topic} » ?`,
   hint: (name) => `${name} peut se tromper. Ouvrez les messages cités.`,
   send: "Envoyer",
   stop: "Arrêter",
