@@ -91,9 +91,9 @@ class BatchEngine:
         """The answer to `prompt` as it grows; see Engine."""
         assert 0 < len(prompt) <= self.max_context - sampling.max_tokens
         answer = _Answer(next(self._numbers), prompt, sampling, asyncio.get_running_loop())
-        if self._failure:
-            raise self._failure
         self._inbox.put(answer)
+        if self._failure:  # looked at after the put: a failing thread sets it before it empties the inbox
+            raise self._failure
         try:
             while True:
                 chunk = await answer.chunks.get()
