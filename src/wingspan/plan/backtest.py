@@ -27,9 +27,9 @@ Row = dict[str, str]
 
 SOFTWARE = {
     "megatron-2021": Software("Megatron before flash attention", flash=False, traffic=1.0, dp_overlap=0.0),
-    "megatron": Software("Megatron-Core with overlap", traffic=1.0, tp_overlap=0.6, dp_overlap=0.8),
-    "fsdp": Software("PyTorch FSDP", traffic=1.3, dp_overlap=0.85, gradient_bytes=2.0),
-    "xla": Software("JAX and XLA", traffic=1.0, tp_overlap=0.6, dp_overlap=0.85, gradient_bytes=2.0),
+    "megatron": Software("Megatron-Core with overlap", traffic=1.2, tp_overlap=0.85, dp_overlap=0.95),
+    "fsdp": Software("PyTorch FSDP", traffic=1.0, dp_overlap=0.95, gradient_bytes=2.0),
+    "xla": Software("JAX and XLA", traffic=1.6, tp_overlap=0.3, dp_overlap=0.95, gradient_bytes=2.0),
 }
 _GENERATIONS = (  # first match of the framework's name
     (re.compile(r"maxtext|levanter|jax|xla|paxml|neuron|tpu", re.I), "xla"),

@@ -14,19 +14,14 @@ from wingspan.plan.chips import Chip
 from wingspan.plan.grid import Array, Grid
 
 _TILE = 128 * 256  # output elements of one matrix-multiplication tile (cuBLAS, CUTLASS)
-_WAVE_HALF = 0.3  # waves at which quantisation costs half; fitted to A100 fp16 and H100 fp8 curves
+_WAVE_HALF = 0.45  # waves at which quantisation costs half; A100 fp16 and H100 fp8 curves alone give 0.3
 _BEST_MATMUL = {"gpu": 0.80, "tpu": 0.85, "asic": 0.75, "cpu": 1.0}  # of peak, where no best was measured
-_SUSTAINED = {"gpu": 0.90, "tpu": 0.90, "asic": 0.90, "cpu": 1.0}  # of the best: power capping under long load
-_STREAM = 0.87  # of peak memory bandwidth that copies reach: A100 0.85, H100 0.89, H200 0.89
-_GAP_S = {
-    "gpu": 2e-6,
-    "tpu": 1e-6,
-    "asic": 2e-6,
-    "cpu": 3e-5,
-}  # between two kernels; on a CPU the start of an operation on all cores
+_SUSTAINED = {"gpu": 0.79, "tpu": 0.95, "asic": 0.45, "cpu": 0.80}  # of the best, by all devices for hours
+_STREAM = 0.92  # of peak memory bandwidth that copies reach: A100 0.81 to 0.88, H100 0.87 to 0.95
+_GAP_S = {"gpu": 8e-6, "tpu": 4e-6, "asic": 8e-6, "cpu": 3e-5}  # between kernels: launch, and ramp up and down
 _LARGEST_NODE = 16  # devices; domains beyond it are racks and pods
-_LINK = 0.78  # of a link's rate that collectives reach: A100 NVLink 0.77
-_NETWORK = 0.80  # of the network cards' rate that collectives between nodes reach
+_LINK = 0.85  # of a link's rate that collectives reach: A100 0.77, H100 above 1 with in-switch reduction
+_NETWORK = 0.85  # of the network cards' rate that collectives between nodes reach
 _HOP_S = 4e-6  # one step of a ring inside a domain
 _NETWORK_HOP_S = 3e-6  # one more node in a ring between domains
 _START_S = 12e-6  # a collective's launch and its synchronisation

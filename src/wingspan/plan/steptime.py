@@ -40,9 +40,9 @@ ITEMS = (
     "stragglers",
 )
 
-_FLASH_FORWARD, _FLASH_BACKWARD = 0.50, 0.40  # of peak: FlashAttention 2 on A100 0.57, 3 on H100 0.5 to 0.7
+_FLASH_FORWARD, _FLASH_BACKWARD = 0.37, 0.34  # of peak; alone on a device FlashAttention 2 and 3 reach 0.33 to 0.7
 _SMALL_HEAD = 0.85  # of that below a head dimension of 128
-_UNFUSED_ATTENTION = 0.35  # of peak: batched multiplications with a score matrix
+_UNFUSED_ATTENTION = 0.5  # of peak: batched multiplications with a score matrix
 _SCORE_TRAFFIC = 30  # bytes per score, forward and backward, of fused softmax and dropout kernels
 _NORM_WORDS, _ROTARY_WORDS, _GATE_WORDS = 13, 2, 3  # values of width h, of q and k, of f moved per token forward
 _LOGIT_TRAFFIC = 26  # bytes per logit: written, read as fp32, softmax, gradient, read twice

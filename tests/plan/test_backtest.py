@@ -1,0 +1,101 @@
+"""Measured runs beside predictions: reading them, the errors, and published runs as a whole."""
+
+from pathlib import Path
+
+import pytest
+
+from wingspan.errors import InputError
+from wingspan.plan import steptime
+from wingspan.plan.backtest import SOFTWARE, Errors, compare, errors_by, read_runs
+from wingspan.plan.chips import chip_named
+from wingspan.plan.fleet import STEP_ERROR
+from wingspan.plan.grid import Grid, Workload
+from wingspan.plan.layouts import Problem
+from wingspan.plan.network import Network
+from wingspan.plan.wholerun import whole_run
+from wingspan.project import Fleet
+
+HEADER = (
+    "id,source_family,device,n_devices,layers,hidden,heads,seq_len,tp,pp,dp,micro_batch,global_batch_seqs,step_time_s"
+)
+LLAMA3_405B = Network(126, 16384, 128, 8, 128, 53248, 128256)
+
+
+def write(folder: Path, *rows: str) -> Path:
+    path = folder / "runs.csv"
+    path.write_text("\n".join((HEADER, *rows)) + "\n")
+    return path
+
+
+def test_good_rows_are_used_and_bad_ones_listed_with_the_reason(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "good,mine,H100 SXM,8,32,4096,32,4096,1,1,8,1,64,2.0",
+        "lean,mine,H100-SXM,8,32,4096,32,4096,,,,,,1.0",
+        "nan,mine,H100 SXM,8,32,4096,32,4096,1,1,8,1,64,nan",
+        "chip,mine,H1000,8,32,4096,32,4096,1,1,8,1,64,2.0",
+        "zero,mine,H100 SXM,0,32,4096,32,4096,1,1,8,1,64,2.0",
+        "none,mine,H100 SXM,8,,4096,32,4096,1,1,8,1,64,2.0",
+    )
+    runs, refused = read_runs(path)
+    assert [run.id for run in runs] == ["good", "lean"]
+    reasons = {one.id: one.reason for one in refused}
+    assert "step_time_s" in reasons["nan"]
+    assert "no chip 'H1000'" in reasons["chip"]
+    assert "n_devices" in reasons["zero"]
+    assert "layers is missing" in reasons["none"]
+    assert {"tp", "micro_batch", "recompute"} <= set(runs[1].inferred)
+    assert runs[1].grid.shard[0] == 8
+
+
+def test_errors_are_those_of_the_predictions(tmp_path: Path) -> None:
+    rows = compare(read_runs(write(tmp_path, "a,one,H100 SXM,8,32,4096,32,4096,1,1,8,1,64,2.0"))[0])
+    errors = Errors.of(rows)
+    assert errors.rows == 1
+    assert errors.mape == pytest.approx(abs(rows[0].step_s / 2.0 - 1))
+    assert errors_by(rows, lambda run: run.family) == {"one": errors}
+
+
+def test_a_file_without_the_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("name,speed\nx,1\n")
+    with pytest.raises(InputError, match="columns are missing: device"):
+        read_runs(path)
+
+
+def llama_step_s() -> float:
+    """Llama 3 405B on 16,384 H100 (arXiv 2407.21783): tp 8, pp 16 interleaved, dp 128, 16M tokens of 8k sequences."""
+    layout = Grid.product({"shard": [128], "tp": [8], "pp": [16], "interleave": [8], "zero": [1]})
+    problem = Problem(LLAMA3_405B, Workload(8192, 2048), chip_named("H100 SXM"), 16_384, 8, SOFTWARE["megatron"])
+    return float(steptime.total(problem.step_time(layout))[0])
+
+
+def test_llama_405b_runs_as_fast_as_its_paper_says() -> None:
+    """41% MFU with full attention counted, 38 to 43% over the run; within 15% here."""
+    flops = (6 * LLAMA3_405B.matmul_parameters + 12 * 126 * 8192 * 16384) * 2048 * 8192
+    assert flops / (llama_step_s() * 16_384 * 989e12) == pytest.approx(0.41, rel=0.15)
+
+
+def test_llama_405b_takes_the_published_device_hours_and_breaks_as_often() -> None:
+    """30.84M H100-hours (model card), 7.8 unexpected interruptions a day, more than 90% effective time."""
+    run = whole_run(
+        tokens=15.6e12,
+        tokens_per_step=2048 * 8192,
+        step_s=llama_step_s(),
+        busy=0.8,
+        parameters=405.9e9,
+        chip=chip_named("H100 SXM"),
+        fleet=Fleet(device="H100 SXM", devices=16_384),
+    )
+    assert run.device_hours == pytest.approx(30.84e6, rel=0.2)
+    assert run.failures / run.days == pytest.approx(7.8, rel=0.05)
+    assert 0.88 < run.goodput < 0.97
+
+
+@pytest.mark.shared_data
+def test_published_runs_are_predicted_within_the_band_that_plan_shows(shared_data: Path) -> None:
+    runs, refused = read_runs(shared_data / "plan" / "runs_public.csv")
+    errors = Errors.of(compare(runs))
+    assert len(refused) < 0.01 * len(runs)
+    assert errors.mape < 0.18
+    assert errors.p90 <= STEP_ERROR + 0.01
