@@ -12,10 +12,10 @@ from wingspan.plan import memory as memory_of
 from wingspan.plan import steptime
 from wingspan.plan.chips import chip_named, this_machine
 from wingspan.plan.grid import Grid, Workload
-from wingspan.plan.layouts import Problem, Space, candidates, check, choose, price
+from wingspan.plan.layouts import Problem, Space, candidates, check, choose, price, problem_of
 from wingspan.plan.machine import nominal
 from wingspan.plan.network import Network
-from wingspan.project import Layout
+from wingspan.project import Fleet, Layout
 
 H100 = chip_named("H100 SXM")
 SMALL = Network(12, 1024, 16, 4, 64, 2816, 32000)
@@ -224,3 +224,29 @@ def test_experts_are_not_split_over_tensor_parallel_ranks() -> None:
     assert set(candidates(problem).tp) == {1.0}
     with pytest.raises(InputError, match="experts would have to"):
         check(problem, Layout(tp=2, dp_shard=4))
+
+
+def test_ranks_on_this_machine_share_it() -> None:
+    tiny = Network(4, 128, 4, 2, 32, 384, 4096)
+    machine = this_machine(nominal())
+    alone = problem_of(tiny, Workload(128, 8), machine, Fleet(devices=1))
+    shared = problem_of(tiny, Workload(128, 8), machine, Fleet(devices=2))
+    assert shared.capacity == alone.capacity / 2
+    assert choose(shared).layout.world_size == 2
+    layout = Layout(micro_batch=4), Layout(dp_shard=2, micro_batch=4)
+    one, two = (steptime.total(p.step_time(Grid.of(x)))[0] for p, x in zip((alone, shared), layout, strict=True))
+    assert two > 0.9 * one
+
+
+def test_a_model_too_big_for_this_machine_is_refused_with_a_way_out() -> None:
+    with pytest.raises(InputError) as caught:
+        choose(problem_of(LARGE, Workload(8192, 8), this_machine(nominal()), Fleet()))
+    assert "fits on no layout of 1 this-machine" in caught.value.problem
+    assert "smaller model" in caught.value.remedy
+
+
+def test_links_that_no_source_states_make_a_fleet_unknown() -> None:
+    pcie = chip_named("RTX 4090")
+    choose(Problem(SMALL, Workload(2048, 64), pcie, 8))
+    with pytest.raises(InputError, match="does not know network_gb_s of RTX 4090"):
+        choose(Problem(SMALL, Workload(2048, 64), pcie, 64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -108,6 +108,13 @@ def this_machine(measurement: Measurement) -> Chip:
         matmul_bf16_tflops=rate / 1e12,
         memory_gb=measurement.memory_bytes / GIB,
         memory_gb_s=measurement.memory_bytes_per_s / 1e9,
-        domain_devices=1,
+        domain_gb_s=measurement.memory_bytes_per_s / 2e9,  # ranks exchange through memory: each byte in and out
+        network_gb_s=measurement.memory_bytes_per_s / 2e9,
         source="measured",
     )
+
+
+def share_of_machine(machine: Chip, ranks: int) -> Chip:
+    """What each of several ranks on this machine has of its memory, its rates and its exchange."""
+    names = ("bf16_tflops", "matmul_bf16_tflops", "memory_gb", "memory_gb_s", "domain_gb_s", "network_gb_s")
+    return replace(machine, **{name: getattr(machine, name) / ranks for name in names})

@@ -158,8 +158,6 @@ def chips_side_by_side(network: Network, workload: Workload, tokens: float, flee
 
 def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, chip: Chip) -> dict[str, Any]:
     row: dict[str, Any] = {"device": chip.name, "source": chip.source, "source_date": chip.source_date}
-    if chip.missing:
-        return row | {"unknown": f"{', '.join(chip.missing)} not published"}
     own = fleet.model_copy(update={"price_per_device_hour": None})
     problem = problem_of(network, workload, chip, own)
     try:

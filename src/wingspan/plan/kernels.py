@@ -59,7 +59,7 @@ def rates_of(chip: Chip, grid: Grid) -> Rates:
 def matmul_time(rates: Rates, m: Array | float, n: Array | float, k: Array | float) -> Array:
     """Seconds of an (m, k) x (k, n) multiplication: compute with wave quantisation, or memory, whichever binds.
 
-    Efficiency is w / (w + 0.3) of the sustained best with w = m n / (tile x compute units), the number of
+    Efficiency is w / (w + 0.45) of the sustained best with w = m n / (tile x compute units), the number of
     waves; a roofline (Williams et al. 2009) bounds thin ones.
     """
     waves = m * n / (_TILE * rates.units) if rates.units else np.inf
@@ -92,12 +92,17 @@ def group_of(chip: Chip, size: Array, stride: Array, devices_per_node: int) -> G
     """
     domain = fast_domain(chip, devices_per_node)
     inside = np.clip(np.floor(domain / stride), 1.0, size)
-    fast = (chip.domain_gb_s or 10.0) * 1e9 * _LINK
-    card = (chip.network_gb_s or 12.5) * 1e9 * _NETWORK
+    fast = _known(chip.domain_gb_s) * 1e9 * _LINK
+    card = _known(chip.network_gb_s) * 1e9 * _NETWORK
     crosses = size > inside
     bandwidth = np.where(crosses, np.minimum(fast, inside * card), fast)
     hops = _HOP_S * (inside - 1) + np.where(crosses, _NETWORK_HOP_S * size / inside, 0.0)
     return Group(size, bandwidth, hops)
+
+
+def _known(rate: float | None) -> float:
+    """A link's rate; one that no source states makes whatever crosses the link last for ever."""
+    return rate if rate is not None else 1e-9
 
 
 def fast_domain(chip: Chip, devices_per_node: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from wingspan.errors import InputError
 from wingspan.plan import memory as memory_of
 from wingspan.plan import steptime
-from wingspan.plan.chips import Chip
+from wingspan.plan.chips import Chip, share_of_machine
 from wingspan.plan.grid import WINGSPAN, Array, Grid, Software, Workload
 from wingspan.plan.kernels import fast_domain
 from wingspan.plan.network import Network
@@ -20,7 +20,8 @@ from wingspan.units import GIB, size
 _CHUNK = 4096  # layouts priced at a time: their arrays stay in the processor's cache
 _CPU_SHARE = 0.5  # of a machine's memory for training; the system and the other stages keep the rest
 _LARGEST_MICRO_BATCH = 64
-_FLEET_FACTORS = tuple(2**power for power in range(1, 11))
+_FACTORS = tuple(2**power for power in range(1, 11))  # by which a fleet grows or a sequence shrinks
+_SHORTEST = 128  # tokens: a shorter sequence is no way out
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,15 @@ class Choice:
 
 
 def problem_of(network: Network, workload: Workload, chip: Chip, fleet: Fleet) -> Problem:
-    """The problem that a project's fleet poses; the devices of this machine share its memory."""
-    if chip.kind == "cpu" and chip.memory_gb is not None:
-        chip = replace(chip, memory_gb=chip.memory_gb / fleet.devices)
+    """The problem that a project's fleet poses; the devices of this machine share it."""
+    if chip.kind == "cpu":
+        chip = share_of_machine(chip, fleet.devices)
     return Problem(network, workload, chip, fleet.devices, min(fleet.devices_per_node, fleet.devices))
 
 
 def choose(problem: Problem, space: Space = Space()) -> Choice:
     """The fastest layout that fits. Raises InputError naming the binding limit and the smallest way out."""
-    _require_known(problem.chip)
+    _require_known(problem)
     grid = candidates(problem, space)
     if not len(grid):
         raise _nothing_divides(problem, space)
@@ -198,7 +199,7 @@ def _why(problem: Problem, grid: Grid, best: int, other: int) -> str:
 
 def check(problem: Problem, layout: Layout) -> None:
     """Refuse a given layout that cannot be built or does not fit; raises InputError with the way out."""
-    _require_known(problem.chip)
+    _require_known(problem)
     for wrong, message, remedy in _rules(problem, layout):
         if wrong:
             raise InputError(message, where="[layout]", remedy=remedy)
@@ -278,10 +279,14 @@ def _common_divisors(a: int, b: int) -> list[int]:
     return [one for one in _divisors(a) if b % one == 0]
 
 
-def _require_known(chip: Chip) -> None:
-    if chip.missing:
+def _require_known(problem: Problem) -> None:
+    chip, missing = problem.chip, list(problem.chip.missing)
+    domain = fast_domain(chip, problem.devices_per_node)
+    missing += ["domain_gb_s"] if domain > 1 and chip.domain_gb_s is None else []
+    missing += ["network_gb_s"] if problem.devices > domain and chip.network_gb_s is None else []
+    if missing:
         raise InputError(
-            f"the catalogue does not know {', '.join(chip.missing)} of {chip.name}",
+            f"the catalogue does not know {', '.join(missing)} of {chip.name}",
             where="fleet.device",
             remedy="Choose another chip, or add the figure with its source to chips.csv",
         )
@@ -331,18 +336,14 @@ def _nothing_fits(problem: Problem, grid: Grid, space: Space) -> InputError:
 
 
 def _smallest_lift(problem: Problem, space: Space) -> str:
-    """More devices, else a shorter sequence; each tried by the same arithmetic."""
-    for factor in _FLEET_FACTORS:
-        larger = replace(
-            problem,
-            devices=problem.devices * factor,
-            devices_per_node=min(8, problem.devices * factor),
-            chip=problem.chip if problem.chip.kind != "cpu" else replace(problem.chip, kind="cpu"),
-        )
-        if _something_fits(larger, space):
-            return f"Set fleet.devices = {larger.devices}"
+    """More devices (of a fleet, not of one machine), else a shorter sequence; each tried by the same arithmetic."""
+    for factor in _FACTORS:
+        devices = problem.devices * factor
+        larger = replace(problem, devices=devices, devices_per_node=max(problem.devices_per_node, min(8, devices)))
+        if problem.chip.kind != "cpu" and _something_fits(larger, space):
+            return f"Set fleet.devices = {devices}"
         workload = replace(problem.workload, sequence=problem.workload.sequence // factor)
-        if workload.sequence >= 128 and _something_fits(replace(problem, workload=workload), space):
+        if workload.sequence >= _SHORTEST and _something_fits(replace(problem, workload=workload), space):
             return f"Set train.sequence = {workload.sequence}"
     return "Choose a chip with more memory or a smaller model"
 
