@@ -18,27 +18,7 @@ from wingspan.stages import stage_spec
 from wingspan.workspace import Run, StageContext, StageSpec, run_stage
 
 END = "<|endoftext|>"
-WORDS = [
-    "the",
-    "a",
-    "bird",
-    "sang",
-    "over",
-    "hills",
-    "while",
-    "seven",
-    "boats",
-    "drifted",
-    "home",
-    "and",
-    "nobody",
-    "knew",
-    "why",
-    "it",
-    "rained",
-    "so",
-    "long",
-]
+WORDS = "the a bird sang over hills while seven boats drifted home and nobody knew why it rained so long".split()  # noqa: SIM905
 
 PROJECT = """
 [project]

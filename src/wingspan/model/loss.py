@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 IGNORED = -100  # the target of a token that is not to be predicted
 
-_LOGITS_PER_CHUNK = 1 << 24  # 64 MiB in float32
+_LOGITS_PER_CHUNK = 1 << 26  # 256 MiB in float32
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None = None) -> Tensor:
@@ -34,20 +34,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
         start = _first_token(vocabulary, group, weight.device)
         wanted = any(ctx.needs_input_grad[:2])
         hidden_gradient = torch.empty_like(hidden) if wanted else None
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+        weight_gradient: Tensor | None = None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         rows = max(1, _LOGITS_PER_CHUNK // vocabulary)
         for begin in range(0, hidden.shape[0], rows):
             chunk, wanted_token = hidden[begin : begin + rows], targets[begin : begin + rows]
-            logits = (chunk @ matrix.T).float()
-            nll, probabilities, index, here = _softmax(logits, wanted_token - start, group)
             valid = (wanted_token != IGNORED).float()
-            loss += (nll * valid).sum()
-            if hidden_gradient is not None and weight_gradient is not None:
-                probabilities.scatter_add_(1, index[:, None], -here[:, None])
-                gradient = probabilities.mul_(valid[:, None]).to(hidden.dtype)
+            column = wanted_token - start
+            here = ((column >= 0) & (column < vocabulary)).float()
+            column = column.clamp(0, vocabulary - 1)[:, None]
+            logits = (chunk @ matrix.T).float()
+            picked, total = _exponentials(logits, column, here, group)
+            loss += ((total.log() - picked) * valid).sum()
+            if hidden_gradient is not None:
+                gradient = logits.mul_((valid / total)[:, None]).scatter_add_(1, column, -(here * valid)[:, None])
+                gradient = gradient.to(hidden.dtype)
                 torch.mm(gradient, matrix, out=hidden_gradient[begin : begin + rows])
-                weight_gradient += gradient.T @ chunk
+                part = (gradient.T @ chunk).float()
+                weight_gradient = part if weight_gradient is None else weight_gradient.add_(part)
+        if wanted and weight_gradient is None:
+            weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.weight_dtype = weight.dtype
         return loss
@@ -69,18 +75,15 @@ def _first_token(vocabulary: int, group: ProcessGroup | None, device: torch.devi
     return sizes[: group.rank()].sum()
 
 
-def _softmax(logits: Tensor, targets: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss per row, probabilities (written over the logits), the target's column and whether it is here."""
-    top = logits.amax(-1)
+def _exponentials(logits: Tensor, column: Tensor, here: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """Write exp(logits - largest) over the logits; returns the target's logit less the largest, and the sum."""
+    largest = logits.amax(-1)
     if group is not None:
-        dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
-    logits.sub_(top[:, None])
-    here = ((targets >= 0) & (targets < logits.shape[1])).float()
-    index = targets.clamp(0, logits.shape[1] - 1)
-    picked = logits.gather(1, index[:, None])[:, 0] * here
-    logits.exp_()
-    total = logits.sum(-1)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+    logits.sub_(largest[:, None])
+    picked = logits.gather(1, column)[:, 0] * here
+    total = logits.exp_().sum(-1)
     if group is not None:
         dist.all_reduce(picked, group=group)
         dist.all_reduce(total, group=group)
-    return total.log() - picked, logits.div_(total[:, None]), index, here
+    return picked, total

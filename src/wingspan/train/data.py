@@ -104,41 +104,38 @@ class PackedPieces:
 def pack(lengths: NDArray[Any], capacity: int) -> Indices:
     """The row of each piece: best-fit decreasing, in time linear in the pieces plus capacity squared.
 
-    Longest pieces first, equal lengths together; each group goes into the fullest rows that still hold
-    it, then into new rows. Raises ValueError for a piece longer than a row.
+    Longest pieces first, equal lengths together; each group fills the rows with least room that still
+    hold one, then new rows. Raises ValueError for a piece longer than a row.
     """
     if len(lengths) and int(lengths.max()) > capacity:
         raise ValueError(f"a piece of {lengths.max()} tokens does not fit into {capacity}")
-    row_of = np.full(len(lengths), -1, dtype=np.int64)
+    row_of = np.empty(len(lengths), dtype=np.int64)
     by_length = np.argsort(-lengths, kind="stable")
-    groups = np.split(by_length, np.flatnonzero(np.diff(lengths[by_length])) + 1) if len(lengths) else []
-    open_rows: dict[int, Indices] = {}  # free tokens -> rows
+    with_room: dict[int, Indices] = {}  # free tokens -> rows
     made = 0
-    for group in groups:
-        length = int(lengths[group[0]])
+    for group in np.split(by_length, np.flatnonzero(np.diff(lengths[by_length])) + 1):
         pending = group
-        for free in range(length, capacity):
-            while len(pending) and len(rows := open_rows.get(free, _NO_ROWS)):
-                used, open_rows[free] = rows[: len(pending)], rows[len(pending) :]
-                row_of[pending[: len(used)]], pending = used, pending[len(used) :]
-                _put_back(open_rows, free - length, used)
-        per_row = capacity // length
-        new = made + np.arange(len(pending)) // per_row
-        row_of[pending] = new
-        if len(pending):
-            counts = np.bincount(new - made)
-            for count in np.unique(counts):
-                _put_back(open_rows, capacity - int(count) * length, made + np.flatnonzero(counts == count))
-            made += len(counts)
+        for free in range(int(lengths[group[0]]) if len(group) else 1, capacity + 1):
+            if not len(pending):
+                break
+            length = int(lengths[group[0]])
+            per_row = free // length
+            needed = -(-len(pending) // per_row)
+            rows = np.arange(made, made + needed) if free == capacity else with_room.get(free, _NO_ROWS)
+            if not len(rows):
+                continue
+            made += needed if free == capacity else 0
+            used, with_room[free] = rows[:needed], rows[needed:]
+            now, pending = pending[: len(used) * per_row], pending[len(used) * per_row :]
+            row_of[now] = used[np.arange(len(now)) // per_row]
+            in_last = len(now) - (len(used) - 1) * per_row
+            for rows_, pieces in ((used[:-1], per_row), (used[-1:], in_last)):
+                left = free - pieces * length
+                with_room[left] = np.concatenate((with_room.get(left, _NO_ROWS), rows_))
     return row_of
 
 
 _NO_ROWS: Indices = np.empty(0, dtype=np.int64)
-
-
-def _put_back(open_rows: dict[int, Indices], free: int, rows: Indices) -> None:
-    if free:
-        open_rows[free] = np.concatenate((open_rows.get(free, _NO_ROWS), rows))
 
 
 @dataclass(frozen=True)
