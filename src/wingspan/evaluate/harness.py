@@ -11,13 +11,15 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read at import by what follows
 
 import datasets
-from lm_eval import simple_evaluate
+from lm_eval import evaluate
+from lm_eval.api import task as lm_eval_task
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
@@ -30,7 +32,7 @@ from wingspan.evaluate.tasks import Task
 from wingspan.model.chat import ChatRenderer
 from wingspan.model.network import Decoder
 
-_GENERATED_AT_ONCE = 8  # answers that grow in step, of prompts about equally long
+_GENERATED_AT_ONCE = 32  # answers that grow in step, of prompts about equally long
 _GENERATED_TOKENS = 256  # where a task sets no limit; the harness's own default
 
 
@@ -116,9 +118,7 @@ def run_tasks(tasks: Sequence[Task], folder: Path, model: HarnessModel) -> dict[
         settings = [task.settings(folder) for task in tasks]
         for one in settings:
             one["dataset_kwargs"]["cache_dir"] = cache
-        results = simple_evaluate(
-            model, tasks=settings, task_manager=TaskManager(include_defaults=False), bootstrap_iters=0
-        )
+        results = evaluate(model, TaskManager(include_defaults=False).load(settings), bootstrap_iters=0)
     return {task.name: _in_order(task, results["samples"][task.name]) for task in tasks}
 
 
@@ -138,11 +138,13 @@ def _cut(text: str, stops: Sequence[str]) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The harness logs and draws bars of its own; wingspan's progress says it once."""
-    logger = logging.getLogger("lm_eval")
-    before = logger.level
+    logger, bar = logging.getLogger("lm_eval"), lm_eval_task.tqdm
+    level = logger.level
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    lm_eval_task.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
+        lm_eval_task.tqdm = bar
