@@ -169,6 +169,9 @@ class Prepare(Section):
     grounded_dialogues: int = Field(
         default=400, ge=0, description="questions about posts, answered by quoting them, made from train posts"
     )
+    grounded_held_out: int = Field(
+        default=48, ge=0, description="such questions made from held-out posts, to evaluate on"
+    )
     label_dialogues: int = Field(default=200, ge=0, description="label questions made from rated train posts")
     documents_per_shard: Positive = 1_000_000
 

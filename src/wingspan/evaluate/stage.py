@@ -81,7 +81,7 @@ def make_tasks(context: StageContext) -> list[Task]:
         posed.append(tasks.replies_task(conversations, settings.reply_choices, settings.distractors, seed))
     for name, rated in _rated_posts(context.read("prepare/labels"), posts).items():
         posed.append(tasks.label_task(name, rated, settings.sentiment_posts, seed))
-    if project.prepare.grounded_dialogues:
+    if project.prepare.grounded_held_out:
         posed.append(_citations_task(project, posts, conversations))
     return posed
 

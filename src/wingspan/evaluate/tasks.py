@@ -139,7 +139,7 @@ def citations_task(
         "generation_kwargs": {"until": [STOP], "do_sample": False, "max_gen_toks": answer_tokens},
         "metric_list": [{"metric": "exact_match"}],
     }
-    return Task(CITATIONS, config, _some(docs, "questions about posts", "Raise prepare.grounded_dialogues"))
+    return Task(CITATIONS, config, _some(docs, "questions about posts", "Raise prepare.grounded_held_out"))
 
 
 def prompt_text(messages: Sequence[Message]) -> str:
