@@ -222,7 +222,7 @@ def _number(value: float, scale: Sequence[float]) -> str:
     decimals = max(0, math.ceil(-math.log10(step) - 1e-9)) if step < 1 else 0
     if round(step * 10**decimals, 6) % 1:
         decimals += 1
-    return f"{value + 0.0:,.{decimals}f}"
+    return f"{value + 0.0:,.{decimals}f}".replace("-", "−")
 
 
 def _figure(

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from wingspan.figures import measured
 from wingspan.report.charts import Line, line_chart
-from wingspan.report.record import NOT_RECORDED, Document, Fact, Record, Told, tell
+from wingspan.report.record import NOT_RECORDED, Document, Fact, Record, Told, signed, tell
 
 _SMOOTHED_OVER = 0.1  # share of the steps in the running mean
 
@@ -90,7 +90,7 @@ def _before_and_after(label: str, found: Document) -> list[Fact]:
 def _change(found: Document) -> str:
     if not found.get("before") or found.get("after") is None:
         return ""
-    return f"{100 * (found['after'] / found['before'] - 1):+.1f}%".replace("-", "−")
+    return signed(f"{100 * (found['after'] / found['before'] - 1):+.1f}%")
 
 
 def _number(value: float | None, note: str) -> Told:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from wingspan.report.charts import Dumbbell, Mark, dumbbells
-from wingspan.report.record import Document, Told
+from wingspan.report.record import Document, Told, signed
 
 _SIGNIFICANT = 0.05
 
@@ -70,14 +70,15 @@ def _direction(task: Document) -> str:
 def _dumbbell(task: Document, models: list[str]) -> Dumbbell:
     scores = [(model, task["scores"][model]) for model in models]
     marks = [Mark(model, score["value"], score["low"], score["high"]) for model, score in scores]
-    text = " → ".join(f"{score['value']:.3f}" for _, score in scores)
+    text = " → ".join(signed(f"{score['value']:.3f}") for _, score in scores)
     return Dumbbell(task["title"], _direction(task), text, marks)
 
 
 def _score_row(task: Document, models: list[str]) -> list[Told]:
     change = task["difference"]
+    items = f"{task['items']:,} {'item' if task['items'] == 1 else 'items'}"
     return [
-        Told(task["title"], note=f"{task['metric']}; {_direction(task)}; {task['items']:,} items"),
+        Told(task["title"], note=f"{task['metric']}; {_direction(task)}; {items}"),
         *(_estimate(task["scores"][model], "") for model in models),
         _estimate(change, "+"),
         Told(_outcome(task), note=f"{_p_value(change['p_value'])}, {change['test']}"),
@@ -85,12 +86,8 @@ def _score_row(task: Document, models: list[str]) -> list[Told]:
 
 
 def _estimate(score: Document, sign: str) -> Told:
-    value, low, high = (_signed(score[key], sign) for key in ("value", "low", "high"))
+    value, low, high = (signed(f"{score[key]:{sign}.3f}") for key in ("value", "low", "high"))
     return Told(value, note=f"{low} to {high}")
-
-
-def _signed(value: float, sign: str) -> str:
-    return f"{value:{sign}.3f}".replace("-", "−")
 
 
 def _p_value(p: float) -> str:

@@ -104,8 +104,6 @@ def amount(value: float, unit: str) -> str:
             return mass(value)
         case "share":
             return f"{100 * value:.3g}%"
-        case "device-hours":  # its label says the unit
-            return count(value)
         case _:
             return f"{count(value)} {unit}"
 
@@ -113,6 +111,11 @@ def amount(value: float, unit: str) -> str:
 def unbroken(text: str) -> str:
     """The same with spaces at which no line breaks."""
     return text.replace(" ", "\u00a0")
+
+
+def signed(number: str) -> str:
+    """A formatted number with a true minus sign."""
+    return number.replace("-", "−")
 
 
 def energy(kwh: float) -> str:

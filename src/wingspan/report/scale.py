@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from wingspan.figures import Figure, measured
 from wingspan.report.charts import Stack, stacked_bars
-from wingspan.report.record import Document, Fact, Record, Told, figure, tell
+from wingspan.report.record import Document, Fact, Record, Told, figure, signed, tell
 from wingspan.units import GIB, count, size
 
 _KEY_FIGURES = {
@@ -19,7 +19,6 @@ _KEY_FIGURES = {
     "memory_bytes": "Memory per device",
     "wall_s": "Time of all steps",
     "days": "Duration with failures",
-    "device_hours": "Device-hours",
     "goodput": "Goodput",
     "energy_mwh": "Energy",
     "carbon_t": "Carbon dioxide",
@@ -136,5 +135,5 @@ def _kind(kind: Document) -> str:
 
 def _beside_plan(row: dict[str, Any]) -> tuple[str, str, str, str]:
     say = count if row["item"].startswith("FLOPs") else size
-    difference = "" if row["difference"] is None else f"{row['difference']:+.0%}".replace("-", "−")
+    difference = "" if row["difference"] is None else signed(f"{row['difference']:+.0%}")
     return row["item"], say(row["plan"]), say(row["rehearsed"]), difference
