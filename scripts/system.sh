@@ -5,6 +5,7 @@ set -uo pipefail
 
 packages=()
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || packages+=(chromium)
+command -v slurmctld >/dev/null && command -v sbatch >/dev/null || packages+=(slurmctld slurm-client munge)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ]; then root=""
