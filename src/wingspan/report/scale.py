@@ -25,6 +25,7 @@ _KEY_FIGURES = {
     "cost": "Rent of the devices",
     "energy_cost": "Electricity",
 }
+_LIMIT_DRAWN_FROM = 0.2  # of the device's memory: bars below that would be too short to read beside it
 _SHARES = ("mfu", "goodput")
 _AT_PEAK = {
     "parameters": "weights",
@@ -109,9 +110,12 @@ def _rehearsed(rehearsal: Document) -> Rehearsed:
         Fact("The rehearsal took", tell(measured(rehearsal["wall_s"], "s"))),
         Fact("with memory of", tell(measured(rehearsal["peak_rss_gib"] * GIB, "B"))),
     ]
-    rows = [_beside_plan(row) for row in rehearsal.get("plan") or []]
     return Rehearsed(
-        rehearsal["title"], facts, _memory_chart(rehearsal) if rehearsal["kinds"] else None, rows, rehearsal["findings"]
+        title=rehearsal["title"][0].upper() + rehearsal["title"][1:],
+        facts=facts,
+        chart=_memory_chart(rehearsal) if rehearsal["kinds"] else None,
+        beside_plan=[_beside_plan(row) for row in rehearsal["plan"]],
+        findings=rehearsal["findings"],
     )
 
 
@@ -119,13 +123,16 @@ def _memory_chart(rehearsal: Document) -> Markup:
     """Peak memory of one rank of each kind, and what it is made of."""
     made_of = [kind["at_peak"] | {"unseen": kind["unseen_bytes"]} for kind in rehearsal["kinds"]]
     items = [item for item in _AT_PEAK if any(parts.get(item) for parts in made_of)]
-    limit = rehearsal.get("device_memory_bytes")
+    peaks = [sum(parts.values()) for parts in made_of]
+    memory = rehearsal["device_memory_bytes"]
+    drawn = memory is not None and max(peaks) > _LIMIT_DRAWN_FROM * memory
     stacks = [
-        Stack(_kind(kind), size(sum(parts.values())), [parts.get(item, 0.0) for item in items], limit)
-        for kind, parts in zip(rehearsal["kinds"], made_of, strict=True)
+        Stack(_kind(kind), size(peak), [parts.get(item, 0.0) for item in items], memory if drawn else None)
+        for kind, peak, parts in zip(rehearsal["kinds"], peaks, made_of, strict=True)
     ]
     spoken = "; ".join(f"{stack.label}: {stack.text}" for stack in stacks)
-    title = "Peak memory of each kind of rank" + (f"; the line is the device's {size(limit)}" if limit else "")
+    of = f"; the {'line is the device’s' if drawn else 'device has'} {size(memory)}" if memory else ""
+    title = f"Peak memory of each kind of rank{of}"
     return stacked_bars(title, spoken, [_AT_PEAK[item] for item in items], stacks)
 
 
