@@ -28,8 +28,9 @@ _PREPARE_S_PER_DOCUMENT = 2.5e-4  # read, clean, detect the language, deduplicat
 _STEP_OVERHEAD_S = 0.15  # loader, clipping, metrics, ledger
 _DISK_BYTES_PER_S = 4e8  # written with fsync, and hashed
 _POST_TOKENS = 30.0  # of one microblog post; 25 to 35 in published tweet sets
-_CONVERSATION_TOKENS = 110.0  # prompt, posts and answer of one dialogue
-_PACKING = 0.85  # of a packed row that is tokens
+_DIALOGUE_TOKENS, _GROUNDED_TOKENS, _LABEL_TOKENS = 40.0, 180.0, 50.0  # of one conversation of each kind
+_DIALOGUES_KEPT = 0.7  # of a source's limit, once duplicates are gone
+_PACKING = 0.98  # of a packed row that is tokens
 _FORWARD_SHARE = 1 / 3  # of a training step's time per token
 _ANSWER_TOKENS = 60.0  # that an answer really takes before it ends
 _DECODE_BANDWIDTH = 0.5  # of memory bandwidth that token-by-token decoding reaches
@@ -129,7 +130,7 @@ def _train(machine: _Machine) -> tuple[float, float]:
 
 def _align(machine: _Machine) -> tuple[float, float]:
     align = machine.project.align
-    rows = conversations(machine.project) * align.epochs * _CONVERSATION_TOKENS / (_PACKING * align.sequence)
+    rows = conversation_tokens(machine.project) * align.epochs / (_PACKING * align.sequence)
     steps = max(1, round(rows / align.global_batch))
     saves = -(-steps // align.checkpoint_every) * 12.0 * machine.shape.parameters / _DISK_BYTES_PER_S
     step = machine.step_s(align.sequence, align.global_batch, align.optimizer)
@@ -156,8 +157,13 @@ def training_tokens(project: Project, shape: ModelShape) -> int:
     return project.train.tokens or 20 * shape.active_parameters
 
 
-def conversations(project: Project) -> float:
-    """Training conversations that prepare will make: from sources as far as their limits say, and from posts."""
+def conversation_tokens(project: Project) -> float:
+    """Tokens of the training conversations: from sources as far as their limits say, and made from posts."""
     prepare = project.prepare
-    sourced = sum((source.limit or 0) * max(1, len(source.languages)) for source in prepare.dialogues)
-    return (sourced + prepare.grounded_dialogues + prepare.label_dialogues) * (1 - prepare.held_out)
+    limits = sum((source.limit or 0) * max(1, len(source.languages)) for source in prepare.dialogues)
+    sourced = _DIALOGUES_KEPT * limits * (1 - prepare.held_out)
+    return (
+        sourced * _DIALOGUE_TOKENS
+        + prepare.grounded_dialogues * _GROUNDED_TOKENS
+        + prepare.label_dialogues * _LABEL_TOKENS
+    )
