@@ -1,4 +1,4 @@
-"""Sizes, times, counts and money as a person reads them."""
+"""Sizes, times, counts, energy, mass and money as a person reads them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ from wingspan import units
         (units.count, 134_515_008, "135M"),
         (units.count, 950, "950"),
         (units.count, 1.5e13, "15T"),
+        (units.energy, 0.0018, "1.8 Wh"),
+        (units.energy, 2_100_000, "2.1 GWh"),
+        (units.mass, 7e-7, "0.7 g"),
+        (units.mass, 0.0024, "2.4 kg"),
+        (units.mass, 2450, "2,450 t"),
         (units.money, 0.0021, "$0.0021"),
         (units.money, 0.00018, "$0.00018"),
         (units.money, 48_200, "$48,200"),

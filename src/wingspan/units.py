@@ -1,4 +1,4 @@
-"""One way to say sizes, times, counts and money."""
+"""One way to say sizes, times, counts, energy, mass and money."""
 
 from __future__ import annotations
 
@@ -41,6 +41,22 @@ def count(number: float) -> str:
         if abs(number) >= scale:
             return f"{number / scale:.3g}{suffix}"
     return f"{number:.3g}" if number != int(number) else f"{int(number)}"
+
+
+def energy(kwh: float) -> str:
+    """Energy as a person reads it: `3.2 Wh`, `1.25 kWh`, `310 MWh`, `12 GWh`."""
+    for unit, scale in (("GWh", 1e6), ("MWh", 1e3), ("kWh", 1.0)):
+        if kwh >= scale:
+            return f"{kwh / scale:.3g} {unit}"
+    return f"{kwh * 1000:.3g} Wh"
+
+
+def mass(tonnes: float) -> str:
+    """Mass as a person reads it: `0.7 g`, `2.4 kg`, `2,450 t`."""
+    for unit, scale in (("t", 1.0), ("kg", 1e3)):
+        if tonnes * scale >= 1:
+            return f"{tonnes * scale:,.3g} {unit}" if tonnes * scale < 1000 else f"{tonnes * scale:,.0f} {unit}"
+    return f"{tonnes * 1e6:.3g} g"
 
 
 def money(dollars: float) -> str:

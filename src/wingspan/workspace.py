@@ -154,7 +154,7 @@ def _as_it_ran(text: str, overrides: Sequence[str]) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that readers see the old text or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as stream:
+    with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

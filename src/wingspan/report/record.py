@@ -10,7 +10,7 @@ from typing import Any
 from wingspan.errors import WorkError
 from wingspan.figures import Basis, Figure
 from wingspan.stages import STAGE_NAMES
-from wingspan.units import count, duration, money, size
+from wingspan.units import count, duration, energy, mass, money, size
 from wingspan.workspace import Run
 
 NOT_RECORDED = "not recorded"
@@ -118,33 +118,17 @@ def signed(number: str) -> str:
     return number.replace("-", "−")
 
 
-def energy(kwh: float) -> str:
-    """Energy as a person reads it: `3.2 Wh`, `1.25 kWh`, `310 MWh`, `12 GWh`."""
-    for unit, scale in (("GWh", 1e6), ("MWh", 1e3), ("kWh", 1.0)):
-        if kwh >= scale:
-            return f"{kwh / scale:.3g} {unit}"
-    return f"{kwh * 1000:.3g} Wh"
-
-
-def mass(tonnes: float) -> str:
-    """Mass as a person reads it: `0.7 g`, `2.4 kg`, `2,450 t`."""
-    for unit, scale in (("t", 1.0), ("kg", 1e3)):
-        if tonnes * scale >= 1:
-            return f"{tonnes * scale:,.3g} {unit}" if tonnes * scale < 1000 else f"{tonnes * scale:,.0f} {unit}"
-    return f"{tonnes * 1e6:.3g} g"
-
-
 def _document(path: Path) -> Document | None:
     if not path.is_file():
         return None
-    document: Document = _parsed(path.read_text(), path)
+    document: Document = _parsed(path.read_text(encoding="utf-8"), path)
     return document
 
 
 def _lines(path: Path) -> list[Document]:
     if not path.is_file():
         return []
-    return [_parsed(line, path) for line in path.read_text().splitlines() if line]
+    return [_parsed(line, path) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def _parsed(text: str, path: Path) -> Any:
