@@ -129,6 +129,20 @@ def test_long_conversations_end_with_the_assistant_and_every_one_is_counted(
     assert cut == examples.shortened
 
 
+@given(conversations(), st.integers(0, 2000), st.integers(0, 99))
+def test_a_sample_holds_distinct_examples_of_about_the_asked_size(
+    rows: list[dict[str, Any]], tokens: int, seed: int
+) -> None:
+    examples = render_examples(rows, RENDERER, sequence=4096)
+    sample = examples.sample(tokens, seed)
+    names = [one.conversation_id for one in sample.examples]
+    assert 1 <= len(set(names)) == len(names)
+    assert set(names) <= {one.conversation_id for one in examples.examples}
+    assert sample.tokens >= min(tokens, examples.tokens)
+    assert sample.tokens - len(sample.examples[-1].token_ids) <= tokens
+    assert sample == examples.sample(tokens, seed)
+
+
 @pytest.mark.parametrize(
     ("messages", "problem"),
     [

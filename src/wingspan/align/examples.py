@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from wingspan.errors import InputError
 from wingspan.model.chat import ChatRenderer, Message, Rendered
 from wingspan.model.loss import IGNORED
 from wingspan.train.data import PackedPieces, Piece
+from wingspan.train.order import permute
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,19 @@ class Examples:
     def kinds(self) -> dict[str, int]:
         """Examples per kind of conversation."""
         return dict(sorted(Counter(example.kind for example in self.examples).items()))
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return sum(len(example.token_ids) for example in self.examples)
+
+    def sample(self, tokens: int, seed: int) -> Examples:
+        """Random examples of about `tokens` tokens in all; at least one where there are any."""
+        count = len(self.examples)
+        order = permute(np.arange(count), max(1, count), seed, 0)
+        lengths = np.array([len(self.examples[number].token_ids) for number in order])
+        chosen = order[: 1 + int(np.searchsorted(lengths.cumsum(), tokens))]
+        return replace(self, examples=[self.examples[number] for number in chosen])
 
     def packed(self, sequence: int, padding: int) -> PackedPieces:
         """Several conversations per row of `sequence` tokens, without attention across them."""

@@ -20,6 +20,8 @@ from wingspan.train.score import total_loss
 from wingspan.train.start import read_layout, start_part
 from wingspan.workspace import StageContext
 
+_SCORED_SHARE = 0.1  # of the tokens trained on: what scoring the held-out conversations, once, may read
+
 
 def work(context: StageContext) -> dict[str, Any]:
     """Fine-tune on all training conversations, with loss on the assistant's words only; goes on after a kill.
@@ -37,6 +39,7 @@ def work(context: StageContext) -> dict[str, Any]:
     )
     _check(training, context)
     _tell(training, context)
+    held_out = held_out.sample(round(_SCORED_SHARE * settings.epochs * training.tokens), context.project.project.seed)
     batches, unseen = (one.packed(settings.sequence, end_of_document) for one in (training, held_out))
     with processes() as device:
         folder = open_folder(base)
