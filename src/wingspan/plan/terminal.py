@@ -47,7 +47,7 @@ def _stages(stages: dict[str, Any]) -> Table:
 
 
 def _band(figure: dict[str, Any], say: Any) -> str:
-    return f"{say(figure['value'])}  [dim]{say(figure['low'])} to {say(figure['high'])}[/dim]"
+    return f"{say(figure['value'])} [dim]± {figure['high'] / figure['value'] - 1:.0%}[/dim]"
 
 
 def _memory(fleet: dict[str, Any]) -> Group:
