@@ -27,7 +27,7 @@ from wingspan.plan.grid import Workload
 from wingspan.plan.layouts import Problem, Space, candidates, choose, price
 from wingspan.plan.network import Network
 
-GPT3 = Network(96, 12288, 96, 96, 128, 49152, 51200, gated=False, tied=True)
+GPT3 = Network(96, 12288, 96, 96, 128, 49152, 51200, gated=False)
 LLAMA_405B = Network(128, 16384, 128, 8, 128, 53248, 131072)
 WIDE = Space(cp=True, ep=True, interleave=(1, 2, 3, 4, 6, 8, 12), precision=(0, 2))
 
@@ -112,7 +112,7 @@ def _reported(run: Measured) -> float:
 
 
 def _search(figures: Figures, targets: Targets, repeats: int) -> None:
-    """Layouts priced per second of one core, and the time to choose on 10,240 devices."""
+    """Layouts weighed per second of one core (memory of all, time of those that fit), and the time to choose."""
     h100 = chip_named("H100 SXM")
     large = Problem(LLAMA_405B, Workload(8192, 5120), h100, 10_240)
     gpt3 = Problem(GPT3, Workload(2048, 4096), chip_named("A100-80GB SXM"), 4096)
