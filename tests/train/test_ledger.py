@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from wingspan.errors import WorkError
-from wingspan.train.ledger import FILE, Audit, Entry, Ledger, audit
+from wingspan.train.ledger import FILE, Audit, Entry, JsonLines, audit
 
 
 def write(folder: Path, steps: list[tuple[int, int]]) -> None:
-    ledger = Ledger(folder)
+    ledger = JsonLines(folder / FILE)
     for step, first in steps:
-        ledger.record(Entry(step, first, samples=8, tokens=100))
+        ledger.append(asdict(Entry(step, first, samples=8, tokens=100)))
     ledger.close()
 
 

@@ -2,21 +2,29 @@
 
     checkpoints/step-00000050/    __0_0.distcp ...    .metadata    manifest.json
 
-torch.distributed.checkpoint writes the shards, under parameter names that no layout changes.
+torch.distributed.checkpoint writes the shards, under parameter names that no layout changes. Training
+waits until they are handed to the operating system; flushing to disk, hashing and publishing go on
+beside the next steps.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch.distributed as dist
+import xxhash
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -25,13 +33,14 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from wingspan.train.optimizer import Optimizers
 from wingspan.train.parallel import Part
 
 _MANIFEST = "manifest.json"
-_NAMES = StateDictOptions(flatten_optimizer_state_dict=True)  # optimizer state under parameter names
+_BY_NAME = StateDictOptions(flatten_optimizer_state_dict=True)  # optimizer state under parameter names
+_BLOCK = 1 << 22  # bytes read at once
 
 
 @dataclass(frozen=True)
@@ -42,103 +51,135 @@ class Position:
     samples: int = 0
 
 
-def save(folder: Path, part: Part, optimizers: Optimizers, position: Position, keep: int) -> None:
-    """Write a checkpoint and remove all but the newest `keep`; every rank calls this.
+class Checkpoints:
+    """The checkpoints of one run in one folder; every rank calls every method. Open it around the loop."""
 
-    The checkpoint appears under its name only when all its files are on disk.
-    """
-    final = folder / f"step-{position.step:08d}"
-    partial = folder / f".{final.name}.partial"
-    if _rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    _barrier()
-    save_shards(_state(part, optimizers), checkpoint_id=partial, no_dist=part.mesh is None)
-    files = _gather_hashes(partial, _names(partial)[_rank() :: _ranks()])
-    if _rank() == 0:
-        manifest = {"step": position.step, "samples": position.samples, "ranks": _ranks(), "files": files}
+    def __init__(self, folder: Path, part: Part, optimizers: Optimizers, keep: int) -> None:
+        self._folder, self._part, self._optimizers, self._keep = folder, part, optimizers, keep
+        self._distributed = part.mesh is not None
+        self._rank = dist.get_rank() if self._distributed else 0
+        self._ranks = dist.get_world_size() if self._distributed else 1
+        self._beside = dist.new_group(backend="gloo") if self._distributed else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._publishing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=error is None)
+        if error is None:
+            self._finish_publishing()
+
+    def save(self, position: Position) -> None:
+        """Write a checkpoint, to be published soon; raises what publishing the one before ran into."""
+        self._finish_publishing()
+        partial = self._folder / f".step-{position.step:08d}.partial"
+        if self._rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        if self._distributed:
+            dist.barrier()
+        with _plain_errors():
+            save(
+                self._state(),
+                storage_writer=FileSystemWriter(partial, sync_files=False),
+                no_dist=not self._distributed,
+            )
+        self._publishing = self._thread.submit(self._publish, partial, position)
+
+    def restore(self, say: Callable[[str], None]) -> Position:
+        """Load the newest whole checkpoint; the start of the run when there is none.
+
+        A damaged checkpoint is named through `say` and passed over.
+        """
+        for path in self._published():
+            damage = self._damage(path)
+            if not damage:
+                return self._load(path)
+            say(f"checkpoint {path.name} is damaged ({damage}); trying an older one")
+        return Position()
+
+    def _finish_publishing(self) -> None:
+        if self._publishing is not None:
+            self._publishing.result()
+            self._publishing = None
+
+    def _publish(self, partial: Path, position: Position) -> None:
+        mine = [path.name for path in partial.glob(f"__{self._rank}_*")] + [".metadata"] * (self._rank == 0)
+        for name in mine:
+            with (partial / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        files = self._gather({name: _hash(partial / name) for name in mine})
+        if self._rank:
+            return
+        manifest = {"step": position.step, "samples": position.samples, "ranks": self._ranks, "files": files}
         with (partial / _MANIFEST).open("w") as stream:
             json.dump(manifest, stream, indent=1)
             stream.flush()
             os.fsync(stream.fileno())
+        final = self._folder / f"step-{position.step:08d}"
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        for old in _checkpoints(folder)[keep:]:
+        for old in self._published()[self._keep :]:
             shutil.rmtree(old)
-    _barrier()
+
+    def _load(self, path: Path) -> Position:
+        state = self._state()
+        with _plain_errors():
+            load(state, checkpoint_id=path, no_dist=not self._distributed)
+        set_model_state_dict(self._part.model, state["model"], options=_BY_NAME)
+        set_optimizer_state_dict(self._part.model, self._optimizers.parts, state["optimizer"], options=_BY_NAME)
+        manifest = json.loads((path / _MANIFEST).read_text())
+        return Position(manifest["step"], manifest["samples"])
+
+    def _state(self) -> dict[str, Any]:
+        model, optimizers = self._part.model, self._optimizers.parts
+        return {
+            "model": get_model_state_dict(model, options=_BY_NAME),
+            "optimizer": get_optimizer_state_dict(model, optimizers, options=_BY_NAME),
+        }
+
+    def _published(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self._folder.glob("step-*"), reverse=True)
+
+    def _damage(self, path: Path) -> str:
+        """What is wrong with a checkpoint, '' when it is whole; ranks share the reading and all get the answer."""
+        try:
+            expected: dict[str, str] = json.loads((path / _MANIFEST).read_text())["files"]
+        except (OSError, ValueError, KeyError):
+            return "its manifest cannot be read"
+        mine = sorted(expected)[self._rank :: self._ranks]
+        found = self._gather({name: _hash(path / name) if (path / name).is_file() else "" for name in mine})
+        return next((f"{name} has changed" for name in sorted(expected) if found[name] != expected[name]), "")
+
+    def _gather(self, mine: dict[str, str]) -> dict[str, str]:
+        """All ranks' entries in one dictionary."""
+        if self._beside is None:
+            return mine
+        everyone: list[dict[str, str]] = [{}] * self._ranks
+        dist.all_gather_object(everyone, mine, group=self._beside)
+        return {name: value for one in everyone for name, value in one.items()}
 
 
-def restore(folder: Path, part: Part, optimizers: Optimizers, say: Callable[[str], None]) -> Position:
-    """Load the newest whole checkpoint; the start of the run when there is none. Every rank calls this.
-
-    A damaged checkpoint is named through `say` and passed over.
-    """
-    for path in _checkpoints(folder):
-        damage = _damage(path)
-        if not damage:
-            return _load(path, part, optimizers)
-        say(f"checkpoint {path.name} is damaged ({damage}); trying an older one")
-    return Position()
+def _hash(path: Path) -> str:
+    """XXH3 of a file: finds every accident (not every forgery) at the speed of memory."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def _load(path: Path, part: Part, optimizers: Optimizers) -> Position:
-    state = _state(part, optimizers)
-    load(state, checkpoint_id=path, no_dist=part.mesh is None)
-    set_model_state_dict(part.model, state["model"], options=_NAMES)
-    set_optimizer_state_dict(part.model, optimizers.parts, state["optimizer"], options=_NAMES)
-    manifest = json.loads((path / _MANIFEST).read_text())
-    return Position(manifest["step"], manifest["samples"])
-
-
-def _state(part: Part, optimizers: Optimizers) -> dict[str, Any]:
-    return {
-        "model": get_model_state_dict(part.model, options=_NAMES),
-        "optimizer": get_optimizer_state_dict(part.model, optimizers.parts, options=_NAMES),
-    }
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
-    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
-
-
-def _damage(path: Path) -> str:
-    """What is wrong with a checkpoint, '' when it is whole; ranks share the reading and all get the answer."""
-    try:
-        expected: dict[str, str] = json.loads((path / _MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError):
-        return "its manifest cannot be read"
-    mine = sorted(expected)[_rank() :: _ranks()]
-    missing = {name: "" for name in mine if not (path / name).is_file()}
-    found = _gather_hashes(path, [name for name in mine if name not in missing], missing)
-    return next((f"{name} has changed" for name in sorted(expected) if found[name] != expected[name]), "")
-
-
-def _gather_hashes(folder: Path, mine: list[str], known: dict[str, str] | None = None) -> dict[str, str]:
-    """Hashes of this rank's files, put together with the other ranks'."""
-    hashes = dict(known or {})
-    for name in mine:
-        with (folder / name).open("rb") as stream:
-            hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    if _ranks() == 1:
-        return hashes
-    everyone: list[dict[str, str]] = [{}] * _ranks()
-    dist.all_gather_object(everyone, hashes)
-    return {name: found for one in everyone for name, found in one.items()}
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise what went wrong on a rank, a full disk say, not the list that torch packs it in; no chatter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        try:
+            yield
+        except CheckpointException as error:
+            raise next(iter(error.failures.values()))[0] from error

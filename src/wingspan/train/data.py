@@ -107,35 +107,36 @@ def pack(lengths: NDArray[Any], capacity: int) -> Indices:
     Longest pieces first, equal lengths together; each group fills the rows with least room that still
     hold one, then new rows. Raises ValueError for a piece longer than a row.
     """
-    if len(lengths) and int(lengths.max()) > capacity:
+    if not len(lengths):
+        return np.empty(0, dtype=np.int64)
+    if int(lengths.max()) > capacity:
         raise ValueError(f"a piece of {lengths.max()} tokens does not fit into {capacity}")
     row_of = np.empty(len(lengths), dtype=np.int64)
     by_length = np.argsort(-lengths, kind="stable")
-    with_room: dict[int, Indices] = {}  # free tokens -> rows
+    rows_with: dict[int, Indices] = {}  # free tokens -> rows
     made = 0
-    for group in np.split(by_length, np.flatnonzero(np.diff(lengths[by_length])) + 1):
-        pending = group
-        for free in range(int(lengths[group[0]]) if len(group) else 1, capacity + 1):
-            if not len(pending):
-                break
-            length = int(lengths[group[0]])
-            per_row = free // length
-            needed = -(-len(pending) // per_row)
-            rows = np.arange(made, made + needed) if free == capacity else with_room.get(free, _NO_ROWS)
-            if not len(rows):
-                continue
-            made += needed if free == capacity else 0
-            used, with_room[free] = rows[:needed], rows[needed:]
-            now, pending = pending[: len(used) * per_row], pending[len(used) * per_row :]
-            row_of[now] = used[np.arange(len(now)) // per_row]
-            in_last = len(now) - (len(used) - 1) * per_row
-            for rows_, pieces in ((used[:-1], per_row), (used[-1:], in_last)):
-                left = free - pieces * length
-                with_room[left] = np.concatenate((with_room.get(left, _NO_ROWS), rows_))
+    for pieces in np.split(by_length, np.flatnonzero(np.diff(lengths[by_length])) + 1):
+        length = int(lengths[pieces[0]])
+        for free in sorted(room for room in rows_with if room >= length):
+            pieces = _fill(pieces, length, rows_with.pop(free), free, row_of, rows_with)
+        new = -(-len(pieces) // (capacity // length))
+        _fill(pieces, length, np.arange(made, made + new), capacity, row_of, rows_with)
+        made += new
     return row_of
 
 
-_NO_ROWS: Indices = np.empty(0, dtype=np.int64)
+def _fill(
+    pieces: Indices, length: int, rows: Indices, free: int, row_of: Indices, rows_with: dict[int, Indices]
+) -> Indices:
+    """Put equal pieces into rows with equal room, each row filled before the next; returns the pieces left over."""
+    per_row = free // length
+    now, later = pieces[: len(rows) * per_row], pieces[len(rows) * per_row :]
+    row_of[now] = rows[np.arange(len(now)) // per_row]
+    full, partly = divmod(len(now), per_row)
+    for some, taken in ((rows[:full], per_row), (rows[full : full + 1], partly), (rows[full + 1 :], 0)):
+        if len(some) and (left := free - taken * length):
+            rows_with[left] = np.concatenate((rows_with.get(left, some[:0]), some))
+    return later
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def open_split(folder: Path, split: str, *, verify: bool = True) -> TokenSplit:
     return TokenSplit(
         tokens=tuple(_map(folder / shard["file"], index["dtype"]) for shard in shards),
         shard=np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
-        **{name: np.concatenate([_NO_ROWS, *values]).astype(np.int64) for name, values in columns.items()},
+        **{name: np.concatenate(values).astype(np.int64) for name, values in columns.items()},
         end_of_document=index["end_of_document"],
         vocab=index["vocab"],
     )

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from wingspan.model.checkpoint import write_folder, write_index, write_weights
 from wingspan.train.parallel import Part
+from wingspan.train.torch_compat import hush_redistribution
 
 
 def export(part: Part, folder: Path, tokenizer: Path, end_of_document: int) -> None:
@@ -27,6 +28,7 @@ def export(part: Part, folder: Path, tokenizer: Path, end_of_document: int) -> N
     if part.mesh is None:
         write_index(folder, write_weights(folder, _whole(part), torch.bfloat16, lambda number: f"part-{number}"))
         return
+    hush_redistribution()
     dist.barrier()
     stage = part.mesh.get_local_rank("pp")
     files: dict[str, str] = {}

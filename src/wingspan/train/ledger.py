@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wingspan.errors import WorkError
 
-FILE = "steps.jsonl"
+FILE = "steps.jsonl"  # below ledger/
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,18 @@ class Audit:
     skipped: int
 
 
-class Ledger:
-    """Appends steps to the ledger of a run; a torn last line of a killed run is cut off first."""
+class JsonLines:
+    """A file of JSON lines to append to, each line written at once; a torn last line is cut off first."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / FILE
-        whole = self._path.read_bytes().rpartition(b"\n") if self._path.is_file() else (b"", b"", b"")
-        self._stream = self._path.open("r+b" if self._path.is_file() else "wb")
-        self._stream.truncate(len(whole[0]) + len(whole[1]))
-        self._stream.seek(0, 2)
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = path.open("ab+")
+        self._stream.seek(0)
+        self._stream.truncate(self._stream.read().rfind(b"\n") + 1)
 
-    def record(self, entry: Entry) -> None:
-        """Append one step."""
-        self._stream.write((json.dumps(asdict(entry)) + "\n").encode())
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line."""
+        self._stream.write((json.dumps(record) + "\n").encode())
         self._stream.flush()
 
     def close(self) -> None:

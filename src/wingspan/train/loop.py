@@ -10,8 +10,7 @@ import torch
 
 from wingspan.progress import Progress
 from wingspan.project import Optimizer
-from wingspan.train import checkpoint
-from wingspan.train.checkpoint import Position
+from wingspan.train.checkpoint import Checkpoints, Position
 from wingspan.train.data import Batch, Batches
 from wingspan.train.ledger import Entry
 from wingspan.train.optimizer import Optimizers, make_optimizers, schedule
@@ -50,10 +49,13 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
     Writes metrics.jsonl, ledger/ and checkpoints/ below `folder`. Every rank calls this.
     """
     optimizers = make_optimizers(part.model, recipe.optimizer)
-    start = checkpoint.restore(folder / "checkpoints", part, optimizers, progress.say)
     rows = recipe.global_batch // part.layout.data_parallel
-    position = start
-    with Record(folder, recipe.name, recipe.steps, start.step, recipe.log_every, progress) as record:
+    with (
+        Checkpoints(folder / "checkpoints", part, optimizers, recipe.keep_checkpoints) as checkpoints,
+        Record(folder, recipe.name, recipe.steps, recipe.log_every, progress) as record,
+    ):
+        position = checkpoints.restore(progress.say)
+        record.start(position.step)
         while position.step < recipe.steps:
             mine = position.samples + part.data_rank * rows
             batch = batches.batch(sample_indices(mine, rows, len(batches), recipe.seed)).to(part.device)
@@ -63,7 +65,7 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
             record.step(entry, done.loss, done.gradient_norm, learning_rate)
             position = Position(position.step + 1, position.samples + recipe.global_batch)
             if position.step % recipe.checkpoint_every == 0 and position.step < recipe.steps:
-                checkpoint.save(folder / "checkpoints", part, optimizers, position, recipe.keep_checkpoints)
+                checkpoints.save(position)
     return record.fitted()
 
 

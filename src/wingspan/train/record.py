@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ from typing import Self
 import torch.distributed as dist
 
 from wingspan.progress import Progress
-from wingspan.train.ledger import Entry, Ledger, entries
+from wingspan.train.ledger import FILE, Entry, JsonLines, entries
 
 METRICS = "metrics.jsonl"
 
@@ -34,8 +34,8 @@ class Fitted:
 class Record:
     """Takes down each step; open it around the loop."""
 
-    def __init__(self, folder: Path, name: str, steps: int, start: int, log_every: int, progress: Progress) -> None:
-        self._folder, self._name, self._steps, self._start = folder, name, steps, start
+    def __init__(self, folder: Path, name: str, steps: int, log_every: int, progress: Progress) -> None:
+        self._folder, self._name, self._steps = folder, name, steps
         self._log_every, self._progress = log_every, progress
         self._writes = not dist.is_initialized() or dist.get_rank() == 0
         self._open = ExitStack()
@@ -45,19 +45,22 @@ class Record:
 
     def __enter__(self) -> Self:
         if self._writes:
-            self._ledger = Ledger(self._folder / "ledger")
-            self._metrics = (self._folder / METRICS).open("a", buffering=1)
+            self._ledger = JsonLines(self._folder / "ledger" / FILE)
+            self._metrics = JsonLines(self._folder / METRICS)
             self._open.callback(self._ledger.close)
             self._open.callback(self._metrics.close)
         self._bar = self._open.enter_context(self._progress.task(self._name, self._steps, "steps"))
-        self._bar.advance(self._start)
-        self._last = time.perf_counter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    def start(self, step: int) -> None:
+        """The loop begins at this step: those before were done by an earlier process."""
+        self._bar.advance(step)
+        self._last = time.perf_counter()
 
     def step(self, entry: Entry, loss: float, gradient_norm: float, learning_rate: float) -> None:
         """Take down one step."""
@@ -72,7 +75,7 @@ class Record:
         self._bar.advance(1, f"loss {loss:.3f}, {rate:,.0f} tokens/s{skipped}")
         if not self._writes:
             return
-        self._ledger.record(entry)
+        self._ledger.append(asdict(entry))
         if entry.step % self._log_every == 0 or entry.step + 1 == self._steps:
             line = {
                 "step": entry.step,
@@ -83,10 +86,12 @@ class Record:
                 "tokens_per_s": round(rate, 1),
                 "time": round(time.time(), 3),
             }
-            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.append(line)
 
     def fitted(self) -> Fitted:
-        """The whole run, from its ledger and metrics; call it on rank 0 after the loop."""
+        """The whole run, from its ledger and metrics; every rank calls this after the loop."""
+        if dist.is_initialized():
+            dist.barrier()  # rank 0 has closed the files
         used = {entry.step: entry for entry in entries(self._folder / "ledger")}
         lines = [json.loads(line) for line in (self._folder / METRICS).read_text().splitlines()]
         losses = {line["step"]: line["loss"] for line in lines if line["loss"] is not None}

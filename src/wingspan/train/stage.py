@@ -20,7 +20,7 @@ from wingspan.train.score import bits_per_byte
 from wingspan.train.start import read_layout, start_part
 from wingspan.workspace import StageContext
 
-_TOKENS_PER_PARAMETER = 20  # compute-optimal (Hoffmann et al. 2022)
+_TOKENS_PER_PARAMETER = 20  # of the active ones: compute-optimal (Hoffmann et al. 2022)
 _SCORED_SHARE = 0.1  # of the token budget: what scoring the held-out posts, once, may read
 
 
@@ -83,7 +83,7 @@ def _start_folder(context: StageContext) -> Folder | None:
 
 def _recipe(project: Project, shape: ModelShape) -> Recipe:
     settings = project.train
-    budget = settings.tokens or _TOKENS_PER_PARAMETER * shape.parameters
+    budget = settings.tokens or _TOKENS_PER_PARAMETER * shape.active_parameters
     return Recipe(
         name="train",
         steps=math.ceil(budget / _tokens_per_step(settings)),
