@@ -33,6 +33,7 @@ def write_tokenizer(folder: Path) -> Tokenizer:
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|endoftext|>",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "chat_template": TEMPLATE,

@@ -21,7 +21,7 @@ import datasets
 from lm_eval import evaluate
 from lm_eval.api import task as lm_eval_task
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import LM, TemplateLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -108,8 +108,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return self._renderer.prompt(messages) if messages else self._renderer.encode(request.args[0])
 
 
-def run_tasks(tasks: Sequence[Task], folder: Path, model: HarnessModel) -> dict[str, list[Any]]:
-    """What the model answered to each document of each task, in order.
+def run_tasks(tasks: Sequence[Task], folder: Path, model: LM) -> dict[str, list[Any]]:
+    """What a model of the harness answered to each document of each task, in order.
 
     A document of a choice task has one (log-likelihood, greedy) per choice, of a rolling task its
     log-likelihood, of a generation task its text. `folder` holds the task files.
