@@ -90,16 +90,19 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy answers, cut at the task's stop strings; an answer of no tokens is the empty string."""
         prompts = [self._prompt(request) for request in requests]
-        settings = [request.args[1] for request in requests]
+        limits = [request.args[1].get("max_gen_toks", _GENERATED_TOKENS) for request in requests]
+        stops = [request.args[1].get("until", []) for request in requests]
         answers: dict[int, str] = {}
         order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
         for start in range(0, len(order), _GENERATED_AT_ONCE):
             batch = order[start : start + _GENERATED_AT_ONCE]
-            longest = max(settings[number].get("max_gen_toks", _GENERATED_TOKENS) for number in batch)
-            sampling = Sampling(longest, stop_ids=frozenset({self._renderer.stop_id, self._end_of_document}))
+            sampling = Sampling(
+                max(limits[number] for number in batch),
+                stop_ids=frozenset({self._renderer.stop_id, self._end_of_document}),
+            )
             grown = generate(self._network, [prompts[number] for number in batch], sampling)
             for number, token_ids in zip(batch, grown, strict=True):
-                answers[number] = _cut(self._renderer.decode(token_ids), settings[number].get("until", []))
+                answers[number] = _cut(self._renderer.decode(token_ids[: limits[number]]), stops[number])
             self._done(len(batch))
         return [answers[number] for number in range(len(requests))]
 
