@@ -16,6 +16,7 @@ from wingspan.errors import InputError
 from wingspan.model.chat import SPECIAL_TOKENS, TEMPLATE, ChatRenderer
 from wingspan.model.gguf import _SPLITS, open_model_folder, read_gguf, write_gguf
 from wingspan.model.shape import ModelShape
+from wingspan.prepare.tokenizer import train_bpe
 
 SIZES = {
     "hidden_size": 64,
@@ -131,6 +132,13 @@ def test_a_tokenizer_llama_cpp_has_no_name_for_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="no name for this tokenizer"):
         write_gguf(folder, tmp_path / "model.gguf", "f16")
     assert not (tmp_path / "model.gguf").exists()
+
+
+def test_a_tokenizer_that_prepare_trains_has_a_name(tmp_path: Path):
+    folder = tiny_model(tmp_path / "hf", "qwen3")
+    train_bpe(["rain and wind", "wind and rain"] * 3, 300).save(str(folder / "tokenizer.json"))
+    write_gguf(folder, tmp_path / "model.gguf", "f16")
+    assert gguf.GGUFReader(tmp_path / "model.gguf").get_field("tokenizer.ggml.pre").contents() == "qwen2"
 
 
 def test_a_path_is_taken_as_it_is_and_a_data_set_is_no_model(tmp_path: Path):

@@ -106,15 +106,20 @@ def _add_chat(app: FastAPI, assistant: Assistant) -> None:
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
         _check_model(assistant, asked.model)
-        posts = await asyncio.to_thread(assistant.search, asked.conversation) if asked.retrieval else None
-        prompt = assistant.prompt(asked.conversation, posts)
-        pieces = answer(assistant, prompt, posts or [], _sampling(assistant, asked, len(prompt)), asked.stops)
+        posts, prompt = await asyncio.to_thread(_grounded, assistant, asked)
+        pieces = answer(assistant, prompt, posts, _sampling(assistant, asked, len(prompt)), asked.stops)
         if asked.stream:
-            events = _events(assistant, asked, pieces, posts or [], len(prompt))
+            events = _events(asked, pieces, posts, len(prompt))
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         text, ending = await _unless_disconnected(request, _collect(pieces))
         body = openai.completion(_answer_id(), asked.model, text, ending, len(prompt))
-        return JSONResponse(body | {"posts": _numbered(posts or [])} | openai.evidence(ending, posts or []))
+        return JSONResponse(body | {"posts": _numbered(posts)} | openai.evidence(ending, posts))
+
+
+def _grounded(assistant: Assistant, asked: ChatRequest) -> tuple[list[SourcePost], list[int]]:
+    """The posts found for a request and its prompt; a long conversation takes a while to encode."""
+    posts = assistant.search(asked.conversation) if asked.retrieval else None
+    return posts or [], assistant.prompt(asked.conversation, posts)
 
 
 async def _collect(pieces: AsyncGenerator[str | Ending, None]) -> tuple[str, Ending]:
@@ -128,7 +133,6 @@ async def _collect(pieces: AsyncGenerator[str | Ending, None]) -> tuple[str, End
 
 
 async def _events(
-    assistant: Assistant,
     asked: ChatRequest,
     pieces: AsyncGenerator[str | Ending, None],
     posts: Sequence[SourcePost],

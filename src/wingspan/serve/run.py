@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ def serve(run: Run, *, on_ready: Callable[[str], None], say: Callable[[str], Non
         try:
             suggested = topics(assistant.index.texts(_TOPIC_POSTS), _TOPICS)
             app = create_app(assistant, suggested, _own_hosts(settings.host))
+            # asyncio warns of writes to a client that has just left, which is nothing to warn of here
+            logging.getLogger("asyncio").setLevel(logging.ERROR)
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_DRAIN_S, ws="none")
             listener.listen()
             on_ready(_url(settings.host, listener.getsockname()[1]))

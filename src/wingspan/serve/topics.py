@@ -27,5 +27,5 @@ def topics(texts: Iterable[str], count: int) -> list[str]:
     shared: Counter[str] = Counter()
     for text in posts:
         found = [name for name in _NAMES.findall(text) if names.issuperset(name.split())]
-        shared.update({*found, *_HASHTAG.findall(text)})
+        shared.update(list(dict.fromkeys([*found, *_HASHTAG.findall(text)])))  # each once a post, in order
     return [topic for topic, number in shared.most_common(count) if number >= _LEAST_POSTS]
