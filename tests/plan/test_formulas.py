@@ -7,8 +7,9 @@ import pytest
 
 from wingspan.model.shape import ModelShape
 from wingspan.plan import steptime
+from wingspan.plan.activations import in_flight_micro_batches, kept_bytes
+from wingspan.plan.chips import chip_named
 from wingspan.plan.grid import Grid, Software, Workload
-from wingspan.plan.memory import activation_bytes_per_token, in_flight_micro_batches
 from wingspan.plan.network import Network, network_of
 from wingspan.plan.wholerun import daly_interval, goodput
 
@@ -63,6 +64,7 @@ def test_llama_405b_takes_its_published_compute() -> None:
     assert LLAMA3_405B.training_flops_per_token(8192) * 15.6e12 == pytest.approx(3.8e25, rel=0.06)
 
 
+A100 = chip_named("A100-80GB SXM")
 OLD = Software("Megatron 2022", flash=False)
 
 
@@ -73,7 +75,7 @@ def test_activations_follow_korthikanti(tp: int, recompute: str) -> None:
     s, b, h, a = 2048, 4, 12288, 96
     grid = Grid.product({"tp": [tp], "micro_batch": [b], "recompute": [["none", "selective", "full"].index(recompute)]})
     word = np.array([2.0])
-    ours = activation_bytes_per_token(GPT3, grid, Workload(s, b), OLD, word)[0] * s * b
+    ours = kept_bytes(GPT3, grid, Workload(s, b), A100, OLD, word)[0] * s * b
     hand = {
         "none": s * b * h / tp * (34 + 5 * a * s / h),
         "selective": 34 * s * b * h / tp,

@@ -46,6 +46,7 @@ class Software:
     """What a generation of training software does; constants of the software, never of one run."""
 
     name: str
+    eager: bool = False  # an activation function's value is kept beside its inputs
     flash: bool = True  # attention keeps no score matrix and skips the masked half
     traffic: float = 1.6  # bytes moved by elementwise work / bytes that fully fused kernels move
     tp_overlap: float = 0.0  # share of tensor-parallel communication hidden behind matrix multiplications
@@ -54,7 +55,7 @@ class Software:
     loss_chunk: float = np.inf  # logits that exist at a time
 
 
-WINGSPAN = Software("wingspan: FSDP2 and DTensor, eager", loss_chunk=2.0**24)
+WINGSPAN = Software("wingspan: FSDP2 and DTensor, eager", eager=True, loss_chunk=2.0**24)
 
 
 def workload_of(project: Project) -> Workload:
