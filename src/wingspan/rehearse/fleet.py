@@ -27,6 +27,7 @@ from wingspan.units import GIB
 
 ALL_KINDS = "all-kinds"
 _THIS_MACHINE = "this-machine"
+_SILENT = SilentProgress()
 UNSEEN_ITEMS = ("communication", "framework", "fragmentation")  # of plan's memory: no tensor shows them
 
 
@@ -39,7 +40,7 @@ def rehearse(
     ranks: str = ALL_KINDS,
     plan: Mapping[str, Any] | None = None,
     title: str = "one training step",
-    progress: Progress = SilentProgress(),
+    progress: Progress = _SILENT,
 ) -> dict[str, Any]:
     """Rehearse one training step of a layout on `devices` devices and hold it against a plan.
 

@@ -23,8 +23,9 @@ from wingspan.rehearse.trackers import Collective, Kind, Tracker, optimizer_tens
 from wingspan.train import torch_compat
 from wingspan.train.data import Batch
 from wingspan.train.layouts import compute_precision, layers_of_stage
-from wingspan.train.optimizer import Optimizers, make_optimizers
-from wingspan.train.parallel import MESH_AXES, Part, build, gradient_norm, make_mesh, scale_gradients
+from wingspan.train.loop import take_step
+from wingspan.train.optimizer import make_optimizers
+from wingspan.train.parallel import MESH_AXES, Part, build, make_mesh
 
 _ITEM = torch.ops.aten._local_scalar_dense.default
 _INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
@@ -120,7 +121,7 @@ def _rehearse(task: RankTask, mesh: DeviceMesh | None, micro_batches: int) -> Ra
 
 def track_step(part: Part, train: Train, micro_batches: int) -> Tracker:
     """Follow one step of the training loop as it is after the first: with the optimizer's state in place."""
-    optimizers = make_optimizers(part.model, train.optimizer, fused=False)
+    optimizers = make_optimizers(part.model, train.optimizer)
     for parameter in part.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizers.step(0.0)
@@ -131,16 +132,8 @@ def track_step(part: Part, train: Train, micro_batches: int) -> Tracker:
         tracker.own(optimizer_tensors(optimizer), "optimizer")
         tracker.follow(optimizer)
     with tracker:
-        _step(part, optimizers, batch, train)
+        take_step(part, optimizers, batch, train.optimizer.clip, learning_rate=0.0)
     return tracker
-
-
-def _step(part: Part, optimizers: Optimizers, batch: Batch, train: Train) -> None:
-    predictions = batch.tokens.numel() * part.layout.data_parallel
-    part.sum_over_data(part.backward(batch, predictions))
-    norm = gradient_norm(part)
-    scale_gradients(part.model, min(1.0, train.optimizer.clip / norm))
-    optimizers.step(0.0)
 
 
 @contextmanager
