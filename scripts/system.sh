@@ -5,7 +5,7 @@ set -uo pipefail
 
 packages=()
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || packages+=(chromium)
-command -v slurmctld >/dev/null && command -v sbatch >/dev/null || packages+=(slurmctld slurm-client munge)
+command -v slurmctld >/dev/null || packages+=(slurmctld slurm-client munge)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ]; then root=""
@@ -15,8 +15,7 @@ else
   [ "${1:-}" = "--required" ] && exit 1 || exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
-$root apt-get update -qq && $root apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-if [ $? -ne 0 ]; then
+if ! { $root apt-get update -qq && $root apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null; }; then
   echo "could not install: ${packages[*]}" >&2
   [ "${1:-}" = "--required" ] && exit 1
 fi
