@@ -17,7 +17,6 @@ _KEY_FIGURES = {
     "tokens_per_s": "Speed",
     "mfu": "Model FLOPs utilisation",
     "memory_bytes": "Memory per device",
-    "wall_s": "Time of all steps",
     "days": "Duration with failures",
     "goodput": "Goodput",
     "energy_mwh": "Energy",
