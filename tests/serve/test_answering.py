@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingspan.serve.answering import StopText
+from wingspan.serve.answering import StopText, repeats
 from wingspan.serve.topics import topics
 
 
@@ -41,6 +41,14 @@ def test_text_is_held_back_only_while_it_may_become_a_stop_string():
     stream = StopText(["STOP"])
     assert [stream.take(piece) for piece in ("go S", "T", "AND S", "TO", "P on")] == ["go ", "", "STAND ", "", ""]
     assert stream.found
+
+
+def test_an_answer_in_circles_is_seen_but_laughter_and_quotes_are_not():
+    assert repeats("First this. " + "They talk about the food, but not me. " * 3)
+    assert not repeats("They talk about the food, but not me. " * 2)
+    assert not repeats("ha" * 9 + "!" * 30)
+    assert not repeats("")
+    assert not repeats("Someone says: “Happy Thanksgiving” [1]. Someone else says: “Happy Thanksgiving” [2].")
 
 
 def test_topics_are_names_and_hashtags_that_several_posts_share():

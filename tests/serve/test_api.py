@@ -120,9 +120,17 @@ def test_a_stop_string_ends_the_answer_and_the_engine(client: openai.OpenAI, ser
     server.wait_until(server.engine.aborted.is_set)
 
 
+def test_an_answer_that_goes_in_circles_is_ended(client: openai.OpenAI, server):
+    server.engine.script = "the harbour market in Lisbon closed, " * 9
+    answer = client.chat.completions.create(model="harbour", messages=QUESTION)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].message.content.count("harbour") <= 4
+    server.wait_until(server.engine.aborted.is_set)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_aborts_the_answer(server, stream: bool):
-    server.engine.script, server.engine.pause = "word " * 60, 0.05
+    server.engine.script, server.engine.pause = " ".join(map(str, range(60))), 0.05
     body = {"model": "harbour", "messages": QUESTION, "stream": stream}
     timeout = httpx.Timeout(5, read=0.03 if stream else 0.2)
     with httpx.Client() as client, pytest.raises(httpx.ReadTimeout):

@@ -94,7 +94,7 @@ def test_an_answer_without_support_says_so(open_page, server):
 
 
 def test_stopping_aborts_the_model_and_answering_again_works(open_page, server):
-    server.engine.script, server.engine.pause = "word " * 60, 0.05
+    server.engine.script, server.engine.pause = " ".join(f"word{number}" for number in range(60)), 0.05
     page = open_page()
     ask(page, "harbour?")
     expect(page.locator(".answer")).to_contain_text("word")
@@ -160,7 +160,7 @@ def test_the_page_fits_and_speaks_french(open_page, width: int, scheme: str):
 
 
 def test_the_keyboard_alone_suffices(open_page, server):
-    server.engine.script, server.engine.pause = "word " * 60, 0.05
+    server.engine.script, server.engine.pause = " ".join(f"word{number}" for number in range(60)), 0.05
     page = open_page()
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("/")

@@ -13,6 +13,7 @@ from wingspan.knowledge.grounding import SourcePost, posts_message
 from wingspan.knowledge.index import PostIndex
 from wingspan.model.chat import ChatRenderer, Message
 
+_SHORTEST_CIRCLE, _LONGEST_CIRCLE = 20, 200  # characters
 _CITATION = re.compile(r"\s?\[\d{1,2}\]")
 
 
@@ -76,14 +77,25 @@ async def answer(
         async for chunk in chunks:
             tokens += chunk.tokens
             text = cut.take(chunk.text) + (cut.rest() if chunk.finish else "")
-            finish = "stop" if cut.found else chunk.finish or finish
+            said += text
+            ended = cut.found or repeats(said)
+            finish = "stop" if ended else chunk.finish or finish
             if text:
-                said += text
                 yield text
-            if cut.found:
+            if ended:
                 break
     citations = check_citations(said, posts)
     yield Ending(finish, tokens, citations, any(citation.supported for citation in citations))
+
+
+def repeats(text: str) -> bool:
+    """Whether a text ends with the same 20 to 200 characters three times over.
+
+    Small models taking the likeliest words fall into such circles and do not come out. Penalties on repeated
+    tokens would prevent them, but also the quoting of posts.
+    """
+    periods = range(_SHORTEST_CIRCLE, min(_LONGEST_CIRCLE, len(text) // 3) + 1)
+    return any(text.endswith(text[-period:] * 3) for period in periods)
 
 
 class StopText:

@@ -6,6 +6,7 @@ import { element, render } from "./text.js";
 import { count, fillIn, say } from "./words.js";
 
 const SUGGESTIONS = 4;
+const REMEMBERED = 6; // earlier turns that go with a question; what a small context holds
 const KEPT = "wingspan.conversation"; // in this tab only: following a citation and coming back keeps the talk
 
 const $ = (selector) => document.querySelector(selector);
@@ -130,7 +131,7 @@ function keep() {
 }
 
 function history(until) {
-  const before = turns.slice(0, turns.indexOf(until)).filter((turn) => turn.answer);
+  const before = turns.slice(0, turns.indexOf(until)).filter((turn) => turn.answer).slice(-REMEMBERED);
   const said = before.flatMap((turn) => [
     { role: "user", content: turn.question },
     { role: "assistant", content: turn.answer },
@@ -138,7 +139,8 @@ function history(until) {
   return [...said, { role: "user", content: until.question }];
 }
 
-function ask(question) {
+async function ask(question) {
+  await started; // who types faster than the page loads waits here
   const turn = { question };
   turns.push(turn);
   turns.at(-2)?.shown && draw(turns.at(-2)); // only the last answer can be asked for again
@@ -226,9 +228,9 @@ async function start() {
   drawWelcome();
   turns = JSON.parse(sessionStorage.getItem(KEPT) ?? "[]");
   turns.forEach(draw);
-  field.value = new URLSearchParams(location.search).get("ask") ?? "";
+  field.value ||= new URLSearchParams(location.search).get("ask") ?? "";
   fitField();
   if (matchMedia("(pointer: fine)").matches) field.focus();
 }
 
-start();
+const started = start();
