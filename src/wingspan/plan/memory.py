@@ -136,7 +136,9 @@ def _moments(
     logits = tokens * network.vocab / grid.tp
     matrix = np.where(head, network.embedding_parameters / grid.tp, 0.0)
     in_chunks = np.isfinite(software.loss_chunk)
-    in_loss = _LOGIT_BYTES * np.where(head, np.minimum(logits, software.loss_chunk), 0.0) + 4.0 * matrix * in_chunks
+    in_loss = (
+        _LOGIT_BYTES * np.where(head, np.minimum(logits, software.loss_chunk), 0.0) + (4.0 + word) * matrix * in_chunks
+    )
     after_loss = word * matrix if in_chunks else in_loss
 
     early, running, late = _whole_parameters(network, grid, dense + experts / grid.ep, word)
