@@ -33,6 +33,7 @@ _ORIGIN = ".origin.json"  # marks a run folder and remembers the project file it
 _LOCK = ".lock"
 _FINGERPRINT = ".fingerprint"
 _LIBRARIES = ("torch", "transformers", "tokenizers", "polars", "lm-eval", "openvino-genai")
+_FOLLOWER_PATIENCE_S = 600  # rank 0 may have to hash terabytes first
 _CONTENT_HASH_LIMIT = 1 << 30  # bytes; larger outside files are identified by size and time
 
 
@@ -208,10 +209,12 @@ def run_stage(run: Run, spec: StageSpec, work: StageWork, progress: Progress, *,
     manifest = run.manifest(spec.name)
     if manifest and manifest["fingerprint"] == fingerprint and not force:
         verify(run, spec.name)
+        _tell_followers(run, spec, "skip")
         return Outcome(spec.name, True, manifest)
     for artefact in spec.reads:
         verify(run, artefact)
     output = _partial_folder(run, spec, fingerprint, fresh=force)
+    _tell_followers(run, spec, "work")
     with Meter() as meter:
         summary = dict(work(StageContext(run, output, progress)))
     manifest = {
@@ -254,16 +257,29 @@ def _launch_id() -> str:
     return " ".join(os.environ.get(key, "") for key in keys)
 
 
+def _launch_file(run: Run, spec: StageSpec) -> Path:
+    """Where rank 0 of a launch says to the other ranks whether the stage needs work."""
+    return run.folder / f".{spec.name}.launch"
+
+
+def _tell_followers(run: Run, spec: StageSpec, verdict: str) -> None:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        write_atomically(_launch_file(run, spec), f"{verdict} {_launch_id()}")
+
+
 def _run_follower(run: Run, spec: StageSpec, work: StageWork, progress: Progress) -> Outcome:
-    """A rank above 0: wait until rank 0 opened the stage of this launch, then work in its folder."""
-    partial = run.folder / f".{spec.name}.partial"
-    marker = partial / ".launch"
-    deadline = time.monotonic() + 600
-    while not (marker.is_file() and marker.read_text() == _launch_id()):
+    """A rank above 0: wait for rank 0's verdict, then work in the folder that it opened."""
+    verdicts = {f"{verdict} {_launch_id()}": verdict for verdict in ("work", "skip")}
+    file = _launch_file(run, spec)
+    deadline = time.monotonic() + _FOLLOWER_PATIENCE_S
+    while (said := file.read_text() if file.is_file() else "") not in verdicts:
         if time.monotonic() > deadline:
-            raise WorkError("rank 0 did not open the stage within 600 s", where=partial, remedy="Look at its log")
+            problem = f"rank 0 did not open the stage within {_FOLLOWER_PATIENCE_S} s"
+            raise WorkError(problem, where=run.folder, remedy="Look at its log")
         time.sleep(0.05)
-    summary = work(StageContext(run, partial, progress))
+    if verdicts[said] == "skip":
+        return Outcome(spec.name, True, run.manifest(spec.name) or {})
+    summary = work(StageContext(run, run.folder / f".{spec.name}.partial", progress))
     return Outcome(spec.name, False, {"summary": dict(summary)})
 
 
@@ -276,8 +292,6 @@ def _partial_folder(run: Run, spec: StageSpec, fingerprint: str, *, fresh: bool)
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
     write_atomically(mark, fingerprint)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        write_atomically(partial / ".launch", _launch_id())
     return partial
 
 

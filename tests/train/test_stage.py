@@ -184,14 +184,15 @@ def test_two_ranks_killed_and_resumed_end_with_the_same_weights(tmp_path: Path) 
         prepared.prepared_run(tmp_path / name, {"dp_shard": 2}, tokens=40 * 256)
     command = [*TORCHRUN, "--nproc-per-node=2", *SCRIPT]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, timeout=200)
-    process = subprocess.Popen(
-        [*command, str(tmp_path / "cut")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen([*command, str(tmp_path / "cut")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "cut/runs/tiny/.train.partial/checkpoints/step-00000012").is_dir():
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    for pid in ranks:
+        os.kill(int(pid), signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
     subprocess.run([*command, str(tmp_path / "cut")], check=True, capture_output=True, timeout=200)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
