@@ -6,6 +6,9 @@ compared and the fullest is shown. docs/plan.md derives every line.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
 from wingspan.plan.activations import kept_bytes, layers_held, mlp_values, whole_block
@@ -58,13 +61,9 @@ def stage_memory(
     network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software, *, last: bool
 ) -> Items:
     """Bytes per item on a device of the first pipeline stage, or of the last."""
-    only = grid.pp == 1
-    layers = np.ceil(network.layers / grid.pp)
-    dense, experts = _stage_parameters(network, grid, layers, only)
-    word = np.where(grid.precision == _FP32, 4.0, 2.0)
-    items = _states(grid, workload, dense, experts, word)
-    head = np.logical_or(only, last)
-    moments = _moments(network, grid, workload, chip, software, items["gradients"], dense, experts, word, head, last)
+    stage = _Stage(network, grid, workload, chip, software, last)
+    items = _states(stage)
+    moments = _moments(stage, items["gradients"])
     fullest = np.argmax([added(moment.values()) for moment in moments], axis=0)
     items |= {name: np.choose(fullest, [moment[name] for moment in moments]) for name in moments[0]}
     items["communication"] = _communication(grid, chip)
@@ -74,18 +73,66 @@ def stage_memory(
     return items
 
 
-def _stage_parameters(network: Network, grid: Grid, layers: Array, only: Flags) -> tuple[Array, Array]:
-    """Parameters of a stage on one tensor-parallel rank: those all ranks share, and routed experts.
+@dataclass(frozen=True)
+class _Stage:
+    """One end of the pipeline on one tensor-parallel rank, of every layout."""
 
-    Both ends of a pipeline hold a vocabulary matrix.
-    """
-    matrices = np.where(only & (not network.tied), 2.0, 1.0)
-    share = layers / network.layers / grid.tp
-    dense = network.dense_parameters * share + matrices * network.embedding_parameters / grid.tp
-    return dense, network.expert_parameters * share
+    network: Network
+    grid: Grid
+    workload: Workload
+    chip: Chip
+    software: Software
+    last: bool
+
+    @cached_property
+    def word(self) -> Array:
+        """Bytes of a value in the precision of the work."""
+        return np.where(self.grid.precision == _FP32, 4.0, 2.0)
+
+    @cached_property
+    def tokens(self) -> Array:
+        """Tokens of a micro-batch on one rank."""
+        return self.grid.micro_batch * self.workload.sequence / self.grid.cp
+
+    @cached_property
+    def one_micro_batch(self) -> Flags:
+        """Whether a step has one micro-batch."""
+        one: Flags = self.grid.micro_batches(self.workload) == 1
+        return one
+
+    @cached_property
+    def matrix(self) -> Array:
+        """Parameters of one vocabulary matrix."""
+        return self.network.embedding_parameters / self.grid.tp
+
+    @cached_property
+    def head(self) -> Array:
+        """Parameters of the output matrix where the stage has it, else 0."""
+        return np.where(np.logical_or(self.grid.pp == 1, self.last), self.matrix, 0.0)
+
+    @cached_property
+    def share(self) -> Array:
+        """The stage's share of all blocks."""
+        return np.ceil(self.network.layers / self.grid.pp) / self.network.layers / self.grid.tp
+
+    @cached_property
+    def dense(self) -> Array:
+        """Parameters that expert parallelism does not divide; both ends of a pipeline hold a vocabulary matrix."""
+        matrices = np.where((self.grid.pp == 1) & (not self.network.tied), 2.0, 1.0)
+        return self.network.dense_parameters * self.share + matrices * self.matrix
+
+    @cached_property
+    def experts(self) -> Array:
+        """Parameters of the routed experts."""
+        return self.network.expert_parameters * self.share
+
+    @cached_property
+    def whole(self) -> Array:
+        """Parameters before they are sharded."""
+        return self.dense + self.experts / self.grid.ep
 
 
-def _states(grid: Grid, workload: Workload, dense: Array, experts: Array, word: Array) -> Items:
+def _states(stage: _Stage) -> Items:
     """Parameters, gradients and optimizer state by ZeRO stage (Rajbhandari et al. 2020).
 
     Fully sharded (FSDP2): fp32 parameters, fp32 gradients and the optimizer's state, all over the shard
@@ -93,55 +140,31 @@ def _states(grid: Grid, workload: Workload, dense: Array, experts: Array, word: 
     stage 3 the working copy is bf16 and whole, and the fp32 master belongs to the optimizer. Expert
     parallelism lies inside the shard ranks, so it changes what is whole, not what is sharded.
     """
-    ranks = grid.shard * grid.cp
-    whole = dense + experts / grid.ep
-    sharded = (dense + experts) / ranks
+    grid, state = stage.grid, stage.workload.optimizer_bytes
+    sharded = (stage.dense + stage.experts) / (grid.shard * grid.cp)
     full = grid.zero == 3
-    kept_whole = full & (grid.micro_batches(workload) > 1)
+    scattered = np.where(full, stage.one_micro_batch, grid.zero >= 2)
+    optimizer = (4.0 + state) * np.where(grid.zero >= 1, sharded, stage.whole)
     return {
-        "parameters": np.where(full, 4.0 * sharded, word * whole),
-        "gradients": 4.0 * np.where((grid.zero >= 2) & ~kept_whole, sharded, whole),
-        "optimizer": np.where(
-            full,
-            workload.optimizer_bytes * sharded,
-            (4.0 + workload.optimizer_bytes) * np.where(grid.zero >= 1, sharded, whole),
-        ),
+        "parameters": np.where(full, 4.0 * sharded, stage.word * stage.whole),
+        "gradients": 4.0 * np.where(scattered, sharded, stage.whole),
+        "optimizer": np.where(full, state * sharded, optimizer),
     }
 
 
-def _moments(
-    network: Network,
-    grid: Grid,
-    workload: Workload,
-    chip: Chip,
-    software: Software,
-    gradients: Array,
-    dense: Array,
-    experts: Array,
-    word: Array,
-    head: Flags,
-    last: bool,
-) -> list[Items]:
-    """What comes and goes at three moments: in the loss, in the last block's backward pass, at the end.
+def _moments(stage: _Stage, gradients: Array) -> list[Items]:
+    """What comes and goes at three moments: in the loss, in a block's first backward pass, at the end.
 
     With one micro-batch gradients appear as activations go, so they are there at the end only.
     """
-    tokens = grid.micro_batch * workload.sequence / grid.cp
-    held = layers_held(network, grid, workload, last=last)
-    kept = tokens * kept_bytes(network, grid, workload, chip, software, word) * held
-    again = np.where(grid.recompute > 0, tokens * whole_block(network, grid, workload, chip, software, word), 0.0)
-    flowing = tokens * word * 3.0 * mlp_values(network) / grid.tp  # gradients of a block's widest values
-    before = np.where((grid.zero == 3) & (grid.micro_batches(workload) == 1), 0.0, gradients)
-
-    logits = tokens * network.vocab / grid.tp
-    matrix = np.where(head, network.embedding_parameters / grid.tp, 0.0)
-    in_chunks = np.isfinite(software.loss_chunk)
-    in_loss = (
-        _LOGIT_BYTES * np.where(head, np.minimum(logits, software.loss_chunk), 0.0) + (4.0 + word) * matrix * in_chunks
-    )
-    after_loss = word * matrix if in_chunks else in_loss
-
-    early, running, late = _whole_parameters(network, grid, dense + experts / grid.ep, word)
+    grid, network = stage.grid, stage.network
+    common = (network, grid, stage.workload, stage.chip, stage.software, stage.word)
+    kept = stage.tokens * kept_bytes(*common) * layers_held(network, grid, stage.workload, last=stage.last)
+    again = np.where(grid.recompute > 0, stage.tokens * whole_block(*common), 0.0)
+    flowing = stage.tokens * stage.word * 3.0 * mlp_values(network) / grid.tp  # gradients of the widest values
+    before = np.where((grid.zero == 3) & stage.one_micro_batch, 0.0, gradients)
+    in_loss, after_loss = _loss(stage)
+    early, running, late = _whole_parameters(stage)
     none = np.zeros(len(grid))
     return [
         {"gradients": before, "gathered_blocks": early, "activations": kept, "logits": in_loss},
@@ -150,7 +173,16 @@ def _moments(
     ]
 
 
-def _whole_parameters(network: Network, grid: Grid, stage: Array, word: Array) -> tuple[Array, Array, Array]:
+def _loss(stage: _Stage) -> tuple[Array, Array]:
+    """Logits, and the output matrix's gradient where the loss makes it in chunks: in the loss and after it."""
+    logits = np.where(stage.head > 0, stage.tokens * stage.network.vocab / stage.grid.tp, 0.0)
+    if not np.isfinite(stage.software.loss_chunk):
+        return _LOGIT_BYTES * logits, _LOGIT_BYTES * logits
+    chunk = _LOGIT_BYTES * np.minimum(logits, stage.software.loss_chunk)
+    return chunk + (4.0 + stage.word) * stage.head, stage.word * stage.head
+
+
+def _whole_parameters(stage: _Stage) -> tuple[Array, Array, Array]:
     """Whole parameters in the precision of the work, and gradients on their way, at the three moments.
 
     Sharded ranks hold the vocabulary's matrices through the step, a block ahead, and the gradient of one
@@ -158,10 +190,11 @@ def _whole_parameters(network: Network, grid: Grid, stage: Array, word: Array) -
     step rather than gather for every micro-batch, and one device alone keeps the copies that its backward
     pass reads.
     """
+    network, grid, word = stage.network, stage.grid, stage.word
     block = (network.dense_parameters + network.expert_parameters / grid.ep) / network.layers / grid.tp
-    ends = network.embedding_parameters * (1.0 if network.tied else 2.0) / grid.tp
+    ends = stage.matrix * (1.0 if network.tied else 2.0)
     alone, pipeline, sharded = grid.devices == 1, grid.pp > 1, grid.zero == 3
-    whole, scattered = word * stage, word * stage + 4.0 * block
+    whole, scattered = word * stage.whole, word * stage.whole + 4.0 * block
     early = np.where(alone | pipeline, whole, word * (ends + block))
     running = np.select([alone, pipeline], [whole, scattered], word * ends + (2 * word + 4.0) * block)
     late = np.select([alone, pipeline], [0.0 * whole, scattered], (2 * word + 4.0) * ends)
