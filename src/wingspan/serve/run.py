@@ -19,7 +19,7 @@ from wingspan.serve.topics import topics
 from wingspan.workspace import Run
 
 _DRAIN_S = 5  # answers under way may end within this time when the server stops
-_TOPICS, _TOPIC_POSTS = 24, 20_000
+_TOPICS, _TOPIC_POSTS = 12, 20_000
 
 
 def serve(run: Run, *, on_ready: Callable[[str], None], say: Callable[[str], None] = lambda line: None) -> None:

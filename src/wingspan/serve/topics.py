@@ -16,16 +16,20 @@ _NO_TOPICS = {*calendar.day_name, *calendar.month_name, "Haha", "Hahaha", "Lol"}
 
 
 def topics(texts: Iterable[str], count: int) -> list[str]:
-    """Up to `count` topics that at least four posts share, the most frequent first.
+    """Up to `count` topics that at least four posts share: names, then hashtags, the most frequent first.
 
-    A topic is a hashtag, or a name: words capitalised inside a sentence that hardly ever stand in lower case.
+    A name is one or more words that stand capitalised inside a sentence and hardly ever in lower case.
     """
     posts = list(texts)
     lower = Counter(word for text in posts for word in set(_LOWER.findall(text)))
     capitalised = Counter(word for text in posts for word in set(_CAPITALISED.findall(text)))
-    names = {word for word, number in capitalised.items() if number > lower[word.lower()]} - _NO_TOPICS
-    shared: Counter[str] = Counter()
-    for text in posts:
-        found = [name for name in _NAMES.findall(text) if names.issuperset(name.split())]
-        shared.update(list(dict.fromkeys([*found, *_HASHTAG.findall(text)])))  # each once a post, in order
-    return [topic for topic, number in shared.most_common(count) if number >= _LEAST_POSTS]
+    words = {word for word, number in capitalised.items() if number > lower[word.lower()]} - _NO_TOPICS
+    named = ([name for name in _NAMES.findall(text) if words.issuperset(name.split())] for text in posts)
+    tagged = (_HASHTAG.findall(text) for text in posts)
+    return [*_shared(named), *_shared(tagged)][:count]
+
+
+def _shared(found: Iterable[list[str]]) -> list[str]:
+    """What enough posts have in common; `found` holds what stands in each post."""
+    posts = Counter(topic for topics in found for topic in dict.fromkeys(topics))
+    return [topic for topic, number in posts.most_common() if number >= _LEAST_POSTS]

@@ -20,11 +20,15 @@ let running = null; // the AbortController of the answer under way
 
 // --- what is shown
 
+function isDoubtful(turn, number) {
+  const checked = turn.citations.filter((one) => one.number === number);
+  return checked.length > 0 && !checked.some((one) => one.supported);
+}
+
 function citation(turn, number) {
   const post = turn.posts.find((one) => one.number === number);
   if (!post) return null;
-  const checked = turn.citations.filter((one) => one.number === number);
-  const doubtful = checked.length > 0 && !checked.some((one) => one.supported);
+  const doubtful = isDoubtful(turn, number);
   const label = doubtful ? `${say.source(number)}, ${say.unsupportedMark}` : say.source(number);
   const attributes = { class: doubtful ? "chip doubtful" : "chip", "aria-label": label, title: post.text };
   return element("a", { ...attributes, ...opensPost(post) }, String(number));
@@ -34,7 +38,8 @@ function sources(turn) {
   const numbers = new Set(turn.citations.filter((one) => one.post_id !== null).map((one) => one.number));
   const cited = turn.posts.filter((post) => numbers.has(post.number));
   const others = turn.posts.filter((post) => !numbers.has(post.number));
-  const list = (posts) => element("ol", { class: "cards" }, ...posts.map((post) => card(post, { number: post.number })));
+  const shown = (post) => card(post, { number: post.number, doubtful: isDoubtful(turn, post.number) });
+  const list = (posts) => element("ol", { class: "cards" }, ...posts.map(shown));
   const parts = [];
   if (cited.length) parts.push(element("h3", {}, say.cited), list(cited));
   if (others.length) {

@@ -5,11 +5,12 @@ import { day, say } from "./words.js";
 
 export const permalink = (id) => `/posts/${id.split("/").map(encodeURIComponent).join("/")}`;
 
-function byline(post) {
+function byline(post, remark = null) {
   const parts = [say.post(post.post_id.length > 18 ? `${post.post_id.slice(0, 16)}…` : post.post_id)];
   if (post.author_id) parts.push(say.by(post.author_id.slice(0, 12)));
   if (post.created_at) parts.push(day(post.created_at));
-  return element("p", { class: "byline" }, parts.join(" · "));
+  const marked = remark && element("span", { class: "remark" }, remark);
+  return element("p", { class: "byline" }, parts.join(" · "), marked);
 }
 
 // A click opens the panel; with a modifier key, or without script, the link goes to the post's own page.
@@ -24,13 +25,20 @@ export function opensPost(post) {
   };
 }
 
-export function card(post, { number = null, link = opensPost(post) } = {}) {
-  const badge = number === null ? null : element("span", { class: "number", "aria-hidden": "true" }, String(number));
+// In the list of an answer's posts a card bears its number, and a remark where the answer misread it.
+export function card(post, { number = null, doubtful = false, link = opensPost(post) } = {}) {
+  const badge = element("span", { class: doubtful ? "number doubtful" : "number", "aria-hidden": "true" }, String(number));
   const label = number === null ? {} : { "aria-label": `${say.source(number)}: ${post.text}` };
   return element(
     "li",
     {},
-    element("a", { class: "card", ...label, ...link }, badge, element("p", { class: "text" }, post.text), byline(post)),
+    element(
+      "a",
+      { class: "card", ...label, ...link },
+      number === null ? null : badge,
+      element("p", { class: "text" }, post.text),
+      byline(post, doubtful ? say.unsupportedMark : null),
+    ),
   );
 }
 
