@@ -16,7 +16,7 @@ from wingspan.plan.grid import Array, Grid
 _TILE = 128 * 256  # output elements of one matrix-multiplication tile (cuBLAS, CUTLASS)
 _WAVE_HALF = 0.45  # waves at which quantisation costs half; A100 fp16 and H100 fp8 curves alone give 0.3
 _BEST_MATMUL = {"gpu": 0.80, "tpu": 0.85, "asic": 0.75, "cpu": 1.0}  # of peak, where no best was measured
-_SUSTAINED = {"gpu": 0.79, "tpu": 0.95, "asic": 0.45, "cpu": 0.80}  # of the best, by all devices for hours
+_SUSTAINED = {"gpu": 0.79, "tpu": 0.95, "asic": 0.45, "cpu": 0.84}  # of the best, by all devices for hours
 _STREAM = 0.92  # of peak memory bandwidth that copies reach: A100 0.81 to 0.88, H100 0.87 to 0.95
 _GAP_S = {"gpu": 8e-6, "tpu": 4e-6, "asic": 8e-6, "cpu": 3e-5}  # between kernels: launch, and ramp up and down
 _LARGEST_NODE = 16  # devices; domains beyond it are racks and pods

@@ -22,21 +22,22 @@ from wingspan.plan.network import network_of
 from wingspan.project import Layout, Optimizer, Project
 from wingspan.units import GIB
 
-_START_S = 6.0  # import torch and transformers, open the checkpoint
+_START_S = 4.0  # import torch, open the checkpoint
 _PREPARE_START_S = 2.5  # import Polars and the tokenizer
 _PREPARE_S_PER_DOCUMENT = 3.5e-4  # read, clean, detect the language, deduplicate, tokenise
-_STEP_OVERHEAD_S = 0.15  # loader, clipping, metrics, ledger
-_DISK_BYTES_PER_S = 4e8  # written with fsync, and hashed
-_POST_TOKENS = 30.0  # of one microblog post; 25 to 35 in published tweet sets
+_STEP_OVERHEAD_S = 0.1  # loader, clipping, metrics, ledger
+_DISK_BYTES_PER_S = 5.5e8  # of a checkpoint, written with fsync and hashed
+_POST_TOKENS = 22.0  # of one microblog post
 _DIALOGUE_TOKENS, _GROUNDED_TOKENS, _LABEL_TOKENS = 40.0, 180.0, 50.0  # of one conversation of each kind
 _DIALOGUES_KEPT = 0.7  # of a source's limit, once duplicates are gone
 _PACKING = 0.98  # of a packed row that is tokens
-_FORWARD_SHARE = 1 / 3  # of a training step's time per token
-_ANSWER_TOKENS = 60.0  # that an answer really takes before it ends
-_DECODE_BANDWIDTH = 0.5  # of memory bandwidth that token-by-token decoding reaches
-_CHOICE_TOKENS = 60.0  # dialogue and reply scored, per candidate
-_SENTIMENT_TOKENS = 60.0  # prompt with one post, per label question
-_LABELS = 3
+_SUPERVISED = 0.2  # share of a conversation's tokens that the assistant says; only they meet the head
+_FORWARD_SHARE = 0.2  # of a training step's time per token: scoring keeps nothing for a backward pass
+_QUESTION_TOKENS = 400.0  # system prompt, posts and question
+_ANSWER_TOKENS = 60.0  # that an answer takes before it ends
+_DECODE_BANDWIDTH, _TOGETHER = 0.5, 2.5  # of memory bandwidth that decoding reaches, for answers written together
+_CHOICE_TOKENS = 16.0  # of a dialogue's prompt, and of each reply scored after it
+_SENTIMENT_TOKENS = 60.0  # prompt with one post and the labels after it
 _IMPORTED_GIB = 0.55  # resident size of torch, transformers and what they load
 _PREPARE_GIB = 0.45  # Polars, the tokenizer and the detector of languages
 _TIME_ERROR = {"prepare": 0.6, "train": 0.35, "align": 0.4, "evaluate": 0.6}
@@ -133,7 +134,8 @@ def _align(machine: _Machine) -> tuple[float, float]:
     rows = conversation_tokens(machine.project) * align.epochs / (_PACKING * align.sequence)
     steps = max(1, round(rows / align.global_batch))
     saves = -(-steps // align.checkpoint_every) * 12.0 * machine.shape.parameters / _DISK_BYTES_PER_S
-    step = machine.step_s(align.sequence, align.global_batch, align.optimizer)
+    head = (1 - _SUPERVISED) * machine.shape.vocab * machine.shape.hidden / machine.shape.matmul_parameters
+    step = (1 - head) * machine.step_s(align.sequence, align.global_batch, align.optimizer)
     return _START_S + steps * step + saves, machine.memory_bytes(align.sequence, align.global_batch, align.optimizer)
 
 
@@ -142,11 +144,11 @@ def _evaluate(machine: _Machine) -> tuple[float, float]:
     evaluate = machine.project.evaluate
     scored = (
         evaluate.bits_per_byte_posts * _POST_TOKENS
-        + evaluate.reply_choices * (1 + evaluate.distractors) * _CHOICE_TOKENS
-        + evaluate.sentiment_posts * _LABELS * _SENTIMENT_TOKENS
-        + evaluate.citation_questions * machine.project.serve.retrieved_posts * _POST_TOKENS
+        + evaluate.reply_choices * (2 + evaluate.distractors) * _CHOICE_TOKENS
+        + evaluate.sentiment_posts * _SENTIMENT_TOKENS
+        + evaluate.citation_questions * _QUESTION_TOKENS
     )
-    token_s = machine.weights_bytes / (_DECODE_BANDWIDTH * machine.measurement.memory_bytes_per_s)
+    token_s = machine.weights_bytes / (_DECODE_BANDWIDTH * _TOGETHER * machine.measurement.memory_bytes_per_s)
     written = evaluate.citation_questions * _ANSWER_TOKENS * token_s
     seconds = _START_S + 2 * (scored * machine.forward_s_per_token + written)
     return seconds, _IMPORTED_GIB * GIB + 2 * machine.weights_bytes + 0.5 * GIB
