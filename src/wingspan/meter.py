@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import re
 import resource
@@ -59,7 +61,10 @@ def _rapl_joules() -> float | None:
 
 
 def _reset_peak_memory() -> None:
-    """Ask Linux to forget the peak of the process so far, so that each stage has its own."""
+    """Give freed memory back and ask Linux to forget the peak so far, so that each stage has its own."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # only glibc keeps what was freed, and can be asked for it
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):  # elsewhere the peak covers the whole process
         Path("/proc/self/clear_refs").write_text("5")
 
