@@ -42,7 +42,7 @@ def charts(report: Document) -> list[Markup]:
     }
     found = [
         _funnel_chart(report),
-        _counts_chart("Languages of the posts kept (und: undetermined)", report["languages"], 4),
+        _counts_chart("Languages of the posts kept (und: undetermined)", report["languages"], 0),
         _counts_chart("Personal data replaced, by kind", report["personal_data"], 3),
         _counts_chart("Conversations made, by kind", conversations, 2),
     ]
