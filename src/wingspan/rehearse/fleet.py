@@ -62,7 +62,7 @@ def rehearse(
         kinds_there = kinds_of_ranks(shape, layout, train, accelerator=plan.get("device") != _THIS_MACHINE)
         tasks = choose_ranks(ranks, kinds_there)
         with progress.task(title, len(tasks), "kinds of ranks") as bar:
-            kinds, peaks = _in_processes(tasks, lambda kind: bar.advance(note=kind))
+            kinds, peaks = in_processes(tasks, lambda kind: bar.advance(note=kind))
     unseen = sum(plan["memory_items_bytes"][item] for item in UNSEEN_ITEMS) if "memory_items_bytes" in plan else 0.0
     found += findings.check_ranks(kinds, plan.get("device_memory_bytes"), unseen)
     beside = findings.compare(plan, kinds) if kinds and "memory_items_bytes" in plan else []
@@ -103,13 +103,17 @@ def choose_ranks(ranks: str, kinds: Sequence[RankTask]) -> list[RankTask]:
     return list(chosen.values())
 
 
-def _in_processes(tasks: Sequence[RankTask], on_rank: Callable[[str], None]) -> tuple[list[RankRehearsal], list[int]]:
+def in_processes(
+    tasks: Sequence[RankTask], on_rank: Callable[[str], None] = lambda kind: None
+) -> tuple[list[RankRehearsal], list[int]]:
     """Rehearse every task in a process of its own, as each rank is one; also their peak memories, largest first.
 
     Only as many as there are processors run at a time; the peaks returned are those of that many.
     """
     workers = min(len(tasks), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([rehearse_rank.__module__])  # torch is imported once, not by every rank
+    with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
         futures = [pool.submit(_in_own_process, task) for task in tasks]
         for task, future in zip(tasks, futures, strict=True):
             future.add_done_callback(lambda _, kind=task.kind: on_rank(kind))  # type: ignore[misc]
