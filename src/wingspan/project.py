@@ -142,7 +142,9 @@ class DialogueSource(Source):
 
     reader: str = Field(description="'chatterbot' (YAML folders) or 'messages' (JSON lines)")
     languages: tuple[str, ...] = Field(default=(), description="only these; empty: all")
-    limit: int | None = Field(default=None, gt=0, description="at most this many conversations per language")
+    limit: int | None = Field(
+        default=None, gt=0, description="at most this many conversations per language on each side of the split"
+    )
 
 
 class LabelSource(Source):

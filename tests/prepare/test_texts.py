@@ -94,6 +94,7 @@ def test_iban_check_digits(country: str, account: str) -> None:
         ("4111 1111 1111 1112 is no card", None),
         ("tweet 1844674407370955161 of 2,500,000", None),
         ("RT @anonymous: hello @user", None),
+        ("what the f@ck", None),
         ("at 10:30:15 sharp", None),
     ],
 )
@@ -102,12 +103,15 @@ def test_personal_data_is_replaced_and_look_alikes_are_not(text: str, safe: str 
 
 
 def test_handles_become_the_same_pseudonym_everywhere() -> None:
-    texts = pl.Series(["@Ann hi", "thanks @ann! (@bob)", "@ann@social.example too", "a@b"])
+    texts = pl.Series(
+        ["@Ann hi", "thanks @ann! (@bob)", "@ann@social.example too", ".@bob RT@ann https://m.example/@ann"]
+    )
     safe, counts = remove_personal_data(texts, PSEUDONYM)
     assert safe[0] == f"@{PSEUDONYM('ann')} hi"
     assert safe[1] == f"thanks @{PSEUDONYM('ann')}! (@{PSEUDONYM('bob')})"
     assert PSEUDONYM("ann@social.example") in safe[2]
-    assert counts == {"handle": 4}
+    assert safe[3] == f".@{PSEUDONYM('bob')} RT@{PSEUDONYM('ann')} https://m.example/@{PSEUDONYM('ann')}"
+    assert counts == {"handle": 7}
     assert remove_personal_data(safe, PSEUDONYM)[0].to_list() == safe.to_list()
 
 

@@ -29,7 +29,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-UNANSWERABLE = 0.15  # share
+_UNANSWERABLE = 0.15  # share
 _WITHOUT_POSTS = 0.3  # share of the unanswerable before which no post is found at all
 _FRENCH = 0.15  # share of questions in French
 _SECOND_QUOTE = 0.6  # share of answers that cite two posts where two can be cited
@@ -127,7 +127,7 @@ def grounded_conversations(
         if len(made) >= count:
             break
         lang = "fr" if random.random() < _FRENCH else "en"
-        answered = _unanswered if random.random() < UNANSWERABLE else _answered
+        answered = _unanswered if random.random() < _UNANSWERABLE else _answered
         if (turn := answered(platform, topic, lang)) is None or turn.question in made:
             continue
         messages = grounded_messages(system, turn.question, turn.posts)

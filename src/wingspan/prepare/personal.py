@@ -83,7 +83,7 @@ KINDS = (
     Kind("phone", re.compile(r"(?:\+|\(|\b)[0-9](?:[ ().-]{0,2}[0-9]){7,14}\b"), _phone),
 )
 _HANDLE = re.compile(
-    r"(?<![\w/@.])@([A-Za-z0-9_]{1,30}(?:@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|(?:\.[A-Za-z0-9-]+){2,})?)"
+    r"(?:(?<=\bRT)|(?<![A-Za-z0-9_@]))@([A-Za-z0-9_]{1,30}(?:@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|(?:\.[A-Za-z0-9-]+){2,})?)"
 )
 _PSEUDONYM = re.compile(r"user_[a-z2-7]{13}")
 # What Rust searches for, which knows no look-around: an @ stands for e-mail addresses and handles.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,11 +30,12 @@ from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
 from wingspan.prepare.split import HELD_OUT, TRAIN
 from wingspan.prepare.tokenizer import make_tokenizer, start_model_folder
 from wingspan.prepare.tokens import write_tokens
-from wingspan.prepare.tombstones import bury, collect_tombstones
+from wingspan.prepare.tombstones import Tombstones, bury, collect_tombstones
 from wingspan.workspace import StageContext
 
 SPLITS = (TRAIN, HELD_OUT)
 SHOWN_POSTS = 4  # before a question; what serve.retrieved_posts is by default
+ASKED_ABOUT = 20_000  # posts of each side that grounded conversations are made from: enough for any number of them
 
 
 def work(context: StageContext) -> dict[str, Any]:
@@ -112,7 +114,9 @@ def _check(context: StageContext) -> None:
             )
 
 
-def _posts(context: StageContext, pseudonym: Callable[[str], str]) -> Any:
+def _posts(
+    context: StageContext, pseudonym: Callable[[str], str]
+) -> tuple[pl.DataFrame, dict[str, steps.SourceCount], Tombstones, Counter[str]]:
     """All posts with what became of each, the sources' counts, the tombstones, personal data by kind."""
     settings, seed = context.project.prepare, context.project.project.seed
     counts, frames = {}, []
@@ -197,11 +201,12 @@ def _with_posts(
     """Grounded conversations of both sides, and the dialogues, some of them in the server's form."""
     settings, system = context.project.prepare, context.project.assistant.system
     for split, posts in splits.items():
-        index = PostIndex()
-        index.add(source_posts(posts))
-        count = _share(settings.grounded_dialogues, settings.held_out, split)
         random = _generator(context, split, 2)
-        yield from grounded_conversations(posts, index, split, count, system, SHOWN_POSTS, random)
+        asked_about = posts[np.sort(random.permutation(posts.height)[:ASKED_ABOUT])]
+        index = PostIndex()
+        index.add(source_posts(asked_about))
+        count = settings.grounded_dialogues if split == TRAIN else settings.grounded_held_out
+        yield from grounded_conversations(asked_about, index, split, count, system, SHOWN_POSTS, random)
         found = partial(_finds_posts, index)
         yield from (in_served_form(one, system, found) for one in dialogues if one.split == split)
         index.close()

@@ -19,9 +19,6 @@ class Tombstones:
     deleted: frozenset[str]
     opted_out: frozenset[str]
 
-    def __len__(self) -> int:
-        return len(self.deleted | self.opted_out)
-
 
 def collect_tombstones(posts: pl.DataFrame, opt_outs: Path | None) -> Tombstones:
     """The global set. `opt_outs` has one post or author id per line; blank lines and `#` comments are skipped."""
@@ -31,7 +28,7 @@ def collect_tombstones(posts: pl.DataFrame, opt_outs: Path | None) -> Tombstones
 
 
 def bury(posts: pl.DataFrame, tombstones: Tombstones) -> pl.DataFrame:
-    """`posts` with tombstoned ones refused, whatever source they are from, and no link left to them."""
+    """`posts` with tombstoned ones refused, whatever source they are from; their words and links to them are gone."""
     deleted, opted_out = (pl.Series(sorted(ids), dtype=pl.String) for ids in (tombstones.deleted, tombstones.opted_out))
     gone = pl.concat([deleted, opted_out]).unique()
     reason = (
@@ -40,13 +37,8 @@ def bury(posts: pl.DataFrame, tombstones: Tombstones) -> pl.DataFrame:
         .when(pl.col("post_id").is_in(deleted.implode()))
         .then(pl.lit("deleted"))
     )
-    posts = posts.with_columns(refused=pl.coalesce(reason, "refused"))
+    posts = posts.with_columns(
+        refused=pl.coalesce(reason, "refused"), text=pl.when(reason.is_null()).then("text").otherwise(pl.lit(""))
+    )
     buried = pl.concat([gone, posts.filter(pl.col("refused").is_in(["opted out", "deleted"]))["post_id"]]).unique()
     return posts.with_columns(pl.when(~pl.col(link).is_in(buried.implode())).then(pl.col(link)) for link in _LINKS)
-
-
-def present(posts: pl.DataFrame, tombstones: Tombstones) -> int:
-    """How many rows still bear a tombstoned post id, as the post itself or as a link: the proof wants 0."""
-    gone = pl.Series(sorted(tombstones.deleted | tombstones.opted_out), dtype=pl.String).implode()
-    touched = pl.any_horizontal(pl.col(name).is_in(gone).fill_null(False) for name in ("post_id", *_LINKS))
-    return posts.filter(touched).height
