@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from wingspan.errors import InputError, WorkError
 
@@ -165,7 +165,7 @@ def fetch(name: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         archive = _download(asset, Path(temporary))
         with archive.open("rb") as stream:
-            found = _sha256(stream)
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != asset.sha256:
             raise WorkError(
                 f"the archive is not the pinned one: sha256 {found[:12]}, expected {asset.sha256[:12]}",
@@ -182,10 +182,6 @@ def fetch(name: str) -> Path:
         if not folder.is_dir():  # another process may have been faster
             shutil.move(unpacked, folder)
     return folder
-
-
-def _sha256(stream: IO[bytes]) -> str:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _download(asset: Asset, folder: Path) -> Path:

@@ -39,8 +39,14 @@ def check_citations(answer: str, posts: Sequence[SourcePost]) -> list[Citation]:
             end = mark.end()
             number = int(mark.group(1))
             post = posts[number - 1] if 1 <= number <= len(posts) else None
-            citations.append(Citation(number, post and post.post_id, claim, bool(post and _supports(post, claim))))
+            citations.append(_cite(number, post, claim))
     return citations
+
+
+def _cite(number: int, post: SourcePost | None, claim: str) -> Citation:
+    if post is None:
+        return Citation(number, None, claim, supported=False)
+    return Citation(number, post.post_id, claim, _supports(post, claim))
 
 
 def _supports(post: SourcePost, claim: str) -> bool:
