@@ -95,6 +95,9 @@ class Checkpoints:
 
         A damaged checkpoint is named through `say` and passed over.
         """
+        if self._rank == 0:
+            for unfinished in self._folder.glob(".step-*.partial"):
+                shutil.rmtree(unfinished)
         for path in self._published():
             damage = self._damage(path)
             if not damage:
