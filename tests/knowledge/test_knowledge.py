@@ -101,6 +101,12 @@ def test_a_citation_without_a_claim_supports_nothing() -> None:
     assert check_citations("No citation at all.", POSTS) == []
 
 
+def test_a_french_quotation_is_one_claim_up_to_its_closing_mark() -> None:
+    (one,) = check_citations("Quelqu'un écrit : « Il pleut encore ! » [1].", [SourcePost("a", "Il pleut encore !")])
+    assert one.supported
+    assert one.claim.endswith("encore ! »")
+
+
 def test_content_words_leave_function_words_out_in_english_and_french() -> None:
     assert content_words("What do people say about the New Year’s rain?") == ["new", "year's", "rain"]
     assert content_words("Que pensent les gens de la pluie ?") == ["pluie"]

@@ -10,7 +10,7 @@ from wingspan.knowledge.grounding import SourcePost
 from wingspan.knowledge.words import content_words
 
 _MARK = re.compile(r"\[(\d{1,2})\]")
-_SENTENCE_END = re.compile(r"(?<=[.!?…»”\"])\s+(?!\[)|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?…»”\"])\s+(?![\[»])|\n+")
 _SUPPORT = 0.5  # share of a claim's content words that its post must contain
 
 

@@ -46,7 +46,7 @@ _NOUN_SHARE = 0.3  # of a word's uses
 _CLAUSES = re.compile(r"[.!?,;:…()\"“”\n*]+")
 _NEVER_TOPICS = _words(
     "best first last same other next lot bit thing things kind sort time way day today course rest favor favour "
-    "least case cause matter end longer middle moment"
+    "least case cause matter end longer middle moment much many half"
 )
 
 _OPEN_QUESTIONS = {
@@ -227,7 +227,7 @@ def _unanswered(platform: _Platform, topic: str, lang: str) -> _Turn:
 
 def _question(platform: _Platform, topic: str, lang: str) -> tuple[str, str]:
     """A question about a topic, and how its answer opens: with yes, where the question can be answered so."""
-    named = platform.topics[topic] if lang == "en" else topic
+    named = platform.topics[topic] if lang == "en" else platform.topics[topic].removeprefix("the ")
     form = platform.choose([*_OPEN_QUESTIONS[lang], *_CLOSED_QUESTIONS[lang]])
     return form.format(named), _YES[lang] if form in _CLOSED_QUESTIONS[lang] else ""
 
