@@ -59,7 +59,7 @@ def test_json_lines_account_for_every_line_whatever_it_holds(tmp_path: Path, lin
     path = tmp_path / "posts.jsonl"
     path.write_bytes(b"\n".join(lines))
     batches = read(path, "jsonl")
-    plain = [line.replace(b"\0", b"").strip() for line in lines if line.isascii()]
+    plain = [line.replace(b"\0", b"").decode().strip() for line in lines if line.isascii()]
     assert sum(map(bool, plain)) <= totals(batches)[0] <= len(lines)
     assert totals(batches)[0] == sum(totals(batches)[1:])
     assert all(batch.posts.schema.equals(POST_SCHEMA) for batch in batches)
@@ -75,7 +75,7 @@ def test_delimited_text_never_crashes_and_adds_up(tmp_path: Path, content: bytes
     assert totals(batches)[0] == sum(totals(batches)[1:])
     if separator == "\t":
         lines = content.replace(b"\0", b"").split(b"\n")
-        assert totals(batches)[0] >= sum(bool(line.strip()) for line in lines if line.isascii())
+        assert totals(batches)[0] >= sum(bool(line.decode().strip()) for line in lines if line.isascii())
 
 
 @given(fields=st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=10))

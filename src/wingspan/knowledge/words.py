@@ -18,8 +18,8 @@ when where which while who whom why will with would write writes wrote you you'r
 au autre autres aux avec c'est ce ces cet cette d'un d'une dans de des dit dont du elle elles en est et eux faire fait
 gens il ils j'ai je la le les leur leurs lui ma mais me mes moi mon même n'est ne nos notre nous on ont ou où par parle
 parlent pas pensent plus pour qu'est qu'il qu'on quand que quel quelle quelles quelqu'un quels qui quoi sa sans se sera
-ses si son sont sous sur ta te tes toi ton tous tout toute toutes très tu un une va vers vos votre vous y à écrit écrivent
-été être
+ses si son sont sous sur ta te tes toi ton tous tout toute toutes très tu un une va vers vos votre vous y à écrit
+écrivent été être
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
