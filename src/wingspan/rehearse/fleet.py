@@ -153,6 +153,7 @@ def _as_json(kind: RankRehearsal, unseen: float) -> dict[str, Any]:
         "peak_gib": round(kind.peak_bytes / GIB, 4),
         "static_gib": round(kind.static_bytes / GIB, 4),
         "peak_bytes": kind.peak_bytes,
+        "static_bytes": kind.static_bytes,
         "at_peak": dict(kind.at_peak),
         "unseen_bytes": unseen,
         "flops": sum(kind.flops.values()),

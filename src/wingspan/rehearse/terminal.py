@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wingspan.units import count, duration, size
+from wingspan.units import duration, size
 
 _WIDTH = 40  # characters of a bar that fills the device
 _COLOURS = {
@@ -43,7 +43,9 @@ def render(rehearsal: Mapping[str, Any]) -> RenderableType:
 
 
 def _fleet(rehearsal: Mapping[str, Any]) -> RenderableType:
-    parts: list[RenderableType] = [_headline(rehearsal), Text(), _memory(rehearsal), _legend(rehearsal)]
+    parts: list[RenderableType] = [_headline(rehearsal)]
+    if rehearsal["kinds"]:
+        parts += [Text(), _memory(rehearsal), _legend(rehearsal)]
     if any(kind["collectives"] for kind in rehearsal["kinds"]):
         parts += [Text(), _collectives(rehearsal)]
     return Group(*parts, Text(), *_findings(rehearsal))
@@ -57,7 +59,16 @@ def _headline(rehearsal: Mapping[str, Any]) -> Text:
     text.append(f"  {arranged}", style="not bold")
     took = f"{duration(rehearsal['wall_s'])}, {size(rehearsal['peak_rss_gib'] * 2**30)}"
     text.append(f"\n{rehearsal['title']} (rehearsed in {took})", style="not bold dim")
+    if part := next((kind for kind in rehearsal["kinds"] if _reckoned(kind)), None):
+        run, all_ = part["rehearsed_micro_batches"], part["micro_batches"]
+        text.append(
+            f"\n{run} and {run + 1} of {all_} micro-batches run; each other adds the difference", "not bold dim"
+        )
     return text
+
+
+def _reckoned(kind: Mapping[str, Any]) -> bool:
+    return bool(kind["rehearsed_micro_batches"] < kind["micro_batches"])
 
 
 def _memory(rehearsal: Mapping[str, Any]) -> Table:
@@ -67,7 +78,7 @@ def _memory(rehearsal: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("kind of rank", "ranks", "memory at the peak"):
         table.add_column(heading, justify="right" if heading == "ranks" else "left")
-    for heading in ("peak", "of device", "FLOPs a step"):
+    for heading in ("peak", "of device", "a step"):
         table.add_column(heading, justify="right")
     for kind in rehearsal["kinds"]:
         share = _needed(kind) / capacity if capacity else None
@@ -77,9 +88,17 @@ def _memory(rehearsal: Mapping[str, Any]) -> Table:
             _bar(kind, scale),
             size(_needed(kind)),
             Text(f"{share:.0%}" if share is not None else "?", style="bold red" if share and share > 1 else ""),
-            count(kind["flops"]),
+            _flops(kind["flops"]),
         )
     return table
+
+
+def _flops(flops: float) -> str:
+    """FLOPs with three digits: `853 GFLOP`, `13.8 PFLOP`."""
+    for prefix, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12)):
+        if flops >= scale:
+            return f"{flops / scale:.3g} {prefix}FLOP"
+    return f"{flops / 1e9:.3g} GFLOP"
 
 
 def _needed(kind: Mapping[str, Any]) -> float:
@@ -109,15 +128,15 @@ def _legend(rehearsal: Mapping[str, Any]) -> Text:
 
 def _collectives(rehearsal: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading, side in (("sends each step", "left"), ("", "left"), ("over", "left"), ("calls", "right")):
+    for heading, side in (("sends each step", "left"), ("what", "left"), ("over (ranks)", "left"), ("calls", "right")):
         table.add_column(heading, justify="right" if side == "right" else "left")
     table.add_column("bytes", justify="right")
     for kind in rehearsal["kinds"]:
         largest = sorted(kind["collectives"], key=lambda one: -one["bytes"])
         for row, one in enumerate(largest[:_COLLECTIVES_SHOWN]):
             name = kind["kind"] if row == 0 else ""
-            over = f"{one['group']} ({one['size']:,} ranks)"
-            table.add_row(name, one["op"].replace("_", " "), over, f"{one['count']:,}", size(one["bytes"]))
+            over = f"{one['group']} ({one['size']:,})"
+            table.add_row(name, one["op"].strip("_").replace("_", " "), over, f"{one['count']:,}", size(one["bytes"]))
         if rest := largest[_COLLECTIVES_SHOWN:]:
             calls, sent = sum(one["count"] for one in rest), sum(one["bytes"] for one in rest)
             table.add_row("", Text(f"{len(rest)} smaller", style="dim"), "", f"{calls:,}", size(sent))
