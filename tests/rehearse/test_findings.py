@@ -13,12 +13,13 @@ from wingspan.rehearse.trackers import KINDS, Collective
 GIB = 2**30
 
 
-def rank(kind: str, stage: int, calls: list[Collective]) -> RankRehearsal:
+def rank(kind: str, stage: int, calls: list[Collective], stages: int = 1) -> RankRehearsal:
     return RankRehearsal(
         kind=kind,
         rank=stage * 8,
         ranks=8,
         stage=stage,
+        stages=stages,
         micro_batches=2,
         rehearsed_micro_batches=2,
         peak_bytes=60 * GIB,
@@ -36,8 +37,13 @@ def pipeline(sent: int = 64, received: int = 64, norm: int = 4) -> list[RankRehe
     first = [Collective("send", "pp", sent, 1)] * 2 + [Collective("recv_", "pp", 32, 1)] * 2
     last = [Collective("recv_", "pp", received, 0)] * 2 + [Collective("send", "pp", 32, 0)] * 2
     return [
-        rank("first stage", 0, [*first, Collective("allreduce_", "pp+tp", 4)]),
-        rank("last stage", 1, [*last, Collective("allreduce_", "pp+tp", norm), Collective("allreduce_", "tp", 9)]),
+        rank("first stage", 0, [*first, Collective("allreduce_", "pp+tp", 4)], stages=2),
+        rank(
+            "last stage",
+            1,
+            [*last, Collective("allreduce_", "pp+tp", norm), Collective("allreduce_", "tp", 9)],
+            stages=2,
+        ),
     ]
 
 
@@ -49,6 +55,13 @@ def test_a_message_of_another_size_than_expected_would_hang() -> None:
     (found,) = findings.check_calls(pipeline(sent=64, received=128))
     assert found.severity == "stops"
     assert "next stage" in found.problem
+
+
+def test_a_stage_that_receives_nothing_would_hang_the_one_before() -> None:
+    first, last = pipeline()
+    deaf = replace(last, calls=[one for one in last.calls if one.op != "recv_"])
+    (found,) = findings.check_calls([first, deaf])
+    assert "last stage receives 0 messages" in found.problem
 
 
 @pytest.mark.parametrize("norm", [8, 0])

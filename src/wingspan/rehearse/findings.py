@@ -62,35 +62,29 @@ def check_calls(kinds: Sequence[RankRehearsal]) -> list[Finding]:
             problem = f"{kinds[0].kind} and {kind.kind} make different calls in one group: call {at + 1} is "
             problem += f"{_call(first, at)} here and {_call(other, at)} there"
             found.append(Finding("stops", problem, "The ranks would wait for each other for ever"))
-    for direction in ("next", "previous"):
-        sent = {kind.kind: _messages(kind, "send", direction) for kind in kinds}
-        back = "previous" if direction == "next" else "next"
-        received = {kind.kind: _messages(kind, "recv", back) for kind in kinds}
-        streams = {
-            (name, verb): one for verb, each in (("sends", sent), ("receives", received)) for name, one in each.items()
-        }
-        found += _unequal(direction, {key: one for key, one in streams.items() if one})
-    return found
+    return [*found, *_unequal("next", kinds), *_unequal("previous", kinds)]
 
 
-def _unequal(direction: str, streams: Mapping[tuple[str, str], Counter[int]]) -> Iterable[Finding]:
+def _unequal(direction: str, kinds: Sequence[RankRehearsal]) -> Iterable[Finding]:
     """Every stage passes on to the next the messages that the first sends, and back alike."""
+    step = 1 if direction == "next" else -1
+    streams = {f"{kind.kind} sends": _messages(kind, "send", step) for kind in kinds if _has_stage(kind, step)}
+    streams |= {f"{kind.kind} receives": _messages(kind, "recv", -step) for kind in kinds if _has_stage(kind, -step)}
     if len({frozenset(one.items()) for one in streams.values()}) > 1:
         said = "; ".join(
-            f"{name} {verb} {one.total():,} messages of {size(sum(k * n for k, n in one.items()))}"
-            for (name, verb), one in streams.items()
+            f"{who} {one.total():,} messages of {size(sum(bytes_ * calls for bytes_, calls in one.items()))}"
+            for who, one in streams.items()
         )
         yield Finding("stops", f"messages to the {direction} stage do not match: {said}", "The pipeline would hang")
 
 
-def _messages(kind: RankRehearsal, verb: str, neighbour: str) -> Counter[int]:
-    """Sizes of the messages to or from a neighbouring stage and how many of each."""
-    step = 1 if neighbour == "next" else -1
-    return Counter(
-        one.bytes
-        for one in kind.calls
-        if one.op.lstrip("i").startswith(verb) and one.peer is not None and one.peer - kind.stage == step
-    )
+def _has_stage(kind: RankRehearsal, step: int) -> bool:
+    return 0 <= kind.stage + step < kind.stages
+
+
+def _messages(kind: RankRehearsal, verb: str, step: int) -> Counter[int]:
+    """Sizes of the messages to or from the stage `step` further and how many of each."""
+    return Counter(one.bytes for one in kind.calls if verb in one.op and one.peer == kind.stage + step)
 
 
 def _call(calls: Sequence[tuple[str, str, int]], at: int) -> str:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from wingspan.progress import Progress, SilentProgress
 from wingspan.project import Layout, Train
 from wingspan.rehearse import findings
 from wingspan.rehearse.findings import Finding
-from wingspan.rehearse.rank import RankRehearsal, RankTask, kinds_of_ranks, rehearse_rank
+from wingspan.rehearse.rank import RankRehearsal, RankTask, kinds_of_ranks, reckon, rehearse_rank, samples_of
 from wingspan.train.layouts import fit_layout
 from wingspan.units import GIB
 
@@ -61,8 +61,7 @@ def rehearse(
     else:
         kinds_there = kinds_of_ranks(shape, layout, train, accelerator=plan.get("device") != _THIS_MACHINE)
         tasks = choose_ranks(ranks, kinds_there)
-        with progress.task(title, len(tasks), "kinds of ranks") as bar:
-            kinds, peaks = in_processes(tasks, lambda kind: bar.advance(note=kind))
+        kinds, peaks = in_processes(tasks, title, progress)
     unseen = sum(plan["memory_items_bytes"][item] for item in UNSEEN_ITEMS) if "memory_items_bytes" in plan else 0.0
     found += findings.check_ranks(kinds, plan.get("device_memory_bytes"), unseen)
     beside = findings.compare(plan, kinds) if kinds and "memory_items_bytes" in plan else []
@@ -104,31 +103,36 @@ def choose_ranks(ranks: str, kinds: Sequence[RankTask]) -> list[RankTask]:
 
 
 def in_processes(
-    tasks: Sequence[RankTask], on_rank: Callable[[str], None] = lambda kind: None
+    tasks: Sequence[RankTask], title: str = "rehearsal", progress: Progress = _SILENT
 ) -> tuple[list[RankRehearsal], list[int]]:
-    """Rehearse every task in a process of its own, as each rank is one; also their peak memories, largest first.
+    """Rehearse every task in processes of its own, as each rank is one; also their peak memories, largest first.
 
     Only as many as there are processors run at a time; the peaks returned are those of that many.
     """
-    workers = min(len(tasks), os.cpu_count() or 1)
+    samples = [(number, sample) for number, task in enumerate(tasks) for sample in samples_of(task)]
+    workers = min(len(samples), os.cpu_count() or 1)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([rehearse_rank.__module__])  # torch is imported once, not by every rank
-    with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
-        futures = [pool.submit(_in_own_process, task) for task in tasks]
-        for task, future in zip(tasks, futures, strict=True):
-            future.add_done_callback(lambda _, kind=task.kind: on_rank(kind))  # type: ignore[misc]
-        done = []
-        for task, future in zip(tasks, futures, strict=True):
+    done: dict[int, list[RankRehearsal]] = {}
+    peaks = []
+    with (
+        progress.task(title, len(samples), "ranks") as bar,
+        ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool,
+    ):
+        futures = [pool.submit(_in_own_process, sample) for _, sample in samples]
+        for (number, task), future in zip(samples, futures, strict=True):
             try:
-                done.append(future.result())
+                rehearsal, peak = future.result()
             except Exception as error:
-                for other in futures:
-                    other.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise WorkError(
                     f"the rehearsal of {task.kind} (rank {task.rank}) failed: {_first_line(error)}",
                     remedy="The same step would fail on the fleet; --debug shows where",
                 ) from error
-    return [one for one, _ in done], sorted((peak for _, peak in done), reverse=True)[:workers]
+            done.setdefault(number, []).append(rehearsal)
+            peaks.append(peak)
+            bar.advance(note=task.kind)
+    return [reckon(task, done[number]) for number, task in enumerate(tasks)], sorted(peaks, reverse=True)[:workers]
 
 
 def _in_own_process(task: RankTask) -> tuple[RankRehearsal, int]:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -44,6 +43,11 @@ class RankTask:
     train: Train
     accelerator: bool  # the fleet's devices are not processors: their precision is what the layout says
 
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes of a step."""
+        return self.train.global_batch // (self.layout.data_parallel * self.layout.micro_batch)
+
 
 @dataclass(frozen=True)
 class RankRehearsal:
@@ -53,6 +57,7 @@ class RankRehearsal:
     rank: int
     ranks: int
     stage: int
+    stages: int
     micro_batches: int  # of a step
     rehearsed_micro_batches: int  # the others were reckoned from the difference that one makes
     peak_bytes: int
@@ -65,29 +70,31 @@ class RankRehearsal:
     unsharded: Mapping[str, int]  # parameters that should be sharded and lie whole on every rank: bytes
 
 
-def rehearse_rank(task: RankTask) -> RankRehearsal:
-    """Build and step one rank in this process, which afterwards must not rehearse a rank of another fleet.
+def samples_of(task: RankTask) -> list[RankTask]:
+    """The tasks that show what `task` takes: itself, or of many micro-batches fewer.
 
-    Of many micro-batches the fewest that fill the pipeline are run, then one more; each of the others
-    adds the same operations again, and memory no longer grows.
+    The fewest that fill the pipeline (at least two, as gradients then accumulate), and one more: each of
+    the others adds the same operations again, and memory no longer grows. `reckon` puts them together.
     """
-    layout = task.layout
-    micro_batches = task.train.global_batch // (layout.data_parallel * layout.micro_batch)
-    few = max(layout.pp, 2)
-    torch_compat.start_fake_process_group(task.rank, layout.world_size)
+    few = max(task.layout.pp, 2)
+    if task.micro_batches <= few + 1:
+        return [task]
+    row = task.layout.data_parallel * task.layout.micro_batch
+    trains = [task.train.model_copy(update={"global_batch": number * row}) for number in (few, few + 1)]
+    return [replace(task, train=train) for train in trains]
+
+
+def rehearse_rank(task: RankTask) -> RankRehearsal:
+    """Build and step one rank in this process, which afterwards must not rehearse another: DTensor remembers groups."""
+    torch_compat.start_fake_process_group(task.rank, task.layout.world_size)
     try:
-        mesh = make_mesh(layout, _CPU.type) if layout.world_size > 1 else None
-        if micro_batches <= few + 1:
-            return _rehearse(task, mesh, micro_batches)
-        base, more = _rehearse(task, mesh, few), _rehearse(task, mesh, few + 1)
-        rehearsal = _extrapolate(base, more, micro_batches - few)
-        return replace(rehearsal, micro_batches=micro_batches)
+        return _rehearse(task)
     finally:
         dist.destroy_process_group()
 
 
-def _rehearse(task: RankTask, mesh: DeviceMesh | None, micro_batches: int) -> RankRehearsal:
-    layout = task.layout
+def _rehearse(task: RankTask) -> RankRehearsal:
+    layout, micro_batches = task.layout, task.micro_batches
     part = build(
         task.shape,
         layout,
@@ -95,7 +102,7 @@ def _rehearse(task: RankTask, mesh: DeviceMesh | None, micro_batches: int) -> Ra
         rows=micro_batches * layout.micro_batch,
         compute=compute_precision(layout, torch.device("cuda") if task.accelerator else _CPU),
         device=_CPU,
-        mesh=mesh,
+        mesh=make_mesh(layout, _CPU.type) if layout.world_size > 1 else None,
     )
     with _fake_tensors(), torch_compat.static_pipeline_shapes():
         part.model.to_empty(device=_CPU)
@@ -106,6 +113,7 @@ def _rehearse(task: RankTask, mesh: DeviceMesh | None, micro_batches: int) -> Ra
         rank=task.rank,
         ranks=task.ranks,
         stage=task.rank * layout.pp // layout.world_size,
+        stages=layout.pp,
         micro_batches=micro_batches,
         rehearsed_micro_batches=micro_batches,
         peak_bytes=tracker.peak_bytes,
@@ -199,15 +207,20 @@ def _unsharded(part: Part) -> dict[str, int]:
     }
 
 
-def _extrapolate(base: RankRehearsal, more: RankRehearsal, steps: int) -> RankRehearsal:
-    """`base` with the difference that one more micro-batch makes, `steps` times."""
+def reckon(task: RankTask, samples: Sequence[RankRehearsal]) -> RankRehearsal:
+    """What `task` takes, from its samples: the first, and what the second added for every micro-batch not run."""
+    if len(samples) == 1:
+        return samples[0]
+    base, more = samples
+    times = task.micro_batches - base.micro_batches
 
     def grown(before: int, after: int) -> int:
-        return before + steps * (after - before)
+        return before + times * (after - before)
 
-    fuller = max(base, more, key=lambda one: one.peak_bytes)
+    fuller = max(samples, key=lambda one: one.peak_bytes)
     return replace(
         base,
+        micro_batches=task.micro_batches,
         peak_bytes=fuller.peak_bytes,
         at_peak=fuller.at_peak,
         flops={op: grown(base.flops[op], more.flops[op]) for op in base.flops},
