@@ -74,7 +74,12 @@ def test_a_run_ends_with_an_assistant_a_report_and_scores(whole: Path) -> None:
     assert (whole / "report.html").is_file()
     assert (whole / "plan" / "plan.html").is_file()
     scores = json.loads((whole / "evaluate" / "scores.json").read_text())
-    assert {task["name"] for task in scores["tasks"]} >= {"bits_per_byte", "reply_choice", "sentiment", "citations"}
+    assert {task["name"] for task in scores["tasks"]} >= {
+        "bits_per_byte",
+        "reply_choice",
+        "sentiment_f1",
+        "citation_precision",
+    }
     learned = manifest(whole, "train")["summary"]["held_out_bits_per_byte"]
     assert learned["after"] < 0.8 * learned["before"]
 

@@ -237,7 +237,7 @@ class Evaluate(Section):
     reply_choices: Positive = Field(default=120, description="held-out dialogues scored")
     distractors: Positive = Field(default=3, description="wrong replies beside the right one")
     sentiment_posts: Positive = Field(default=200, description="held-out rated posts scored")
-    citation_questions: Positive = Field(default=24, description="questions answered and checked")
+    citation_questions: Positive = Field(default=48, description="questions answered and checked")
     answer_tokens: Positive = Field(default=64, description="longest answer to such a question, tokens")
     resamples: Positive = Field(default=2000, description="bootstrap resamples of each interval")
 

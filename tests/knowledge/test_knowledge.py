@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingspan.errors import WorkError
-from wingspan.knowledge.citations import check_citations
+from wingspan.knowledge.citations import CitationMender, check_citations
 from wingspan.knowledge.grounding import SourcePost, grounded_messages, posts_message
 from wingspan.knowledge.index import PostIndex
 from wingspan.knowledge.words import content_words
@@ -105,6 +106,15 @@ def test_a_french_quotation_is_one_claim_up_to_its_closing_mark() -> None:
     (one,) = check_citations("Quelqu'un écrit : « Il pleut encore ! » [1].", [SourcePost("a", "Il pleut encore !")])
     assert one.supported
     assert one.claim.endswith("encore ! »")
+
+
+@given(st.lists(st.integers(1, 60), max_size=6))
+def test_a_wrong_number_is_mended_however_the_answer_is_cut_into_pieces(cuts: list[int]) -> None:
+    answer = "One person writes: “I love coffee in the morning” [3]. Tea is better [2]. Snow falls [1] [x"
+    mender = CitationMender(POSTS)
+    bounds = [0, *sorted(cuts), len(answer)]
+    shown = "".join(mender.take(answer[begin:end]) for begin, end in pairwise(bounds)) + mender.rest()
+    assert shown == "One person writes: “I love coffee in the morning” [1]. Tea is better [2]. Snow falls [1] [x"
 
 
 def test_content_words_leave_function_words_out_in_english_and_french() -> None:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from wingspan.engine.engine import Engine, Finish, Sampling
-from wingspan.knowledge.citations import Citation, check_citations
+from wingspan.knowledge.citations import Citation, CitationMender, check_citations
 from wingspan.knowledge.grounding import SourcePost, posts_message
 from wingspan.knowledge.index import PostIndex
 from wingspan.model.chat import ChatRenderer, Message
@@ -72,14 +72,15 @@ async def answer(
     sampling = replace(sampling, stop_ids=sampling.stop_ids | {assistant.renderer.stop_id})
     said, tokens = "", 0
     finish: Finish = "length"
-    cut = StopText(stops)
+    cut, mender = StopText(stops), CitationMender(posts)
     async with aclosing(assistant.engine.stream(prompt, sampling)) as chunks:
         async for chunk in chunks:
             tokens += chunk.tokens
-            text = cut.take(chunk.text) + (cut.rest() if chunk.finish else "")
-            said += text
-            ended = cut.found or repeats(said)
+            text = mender.take(cut.take(chunk.text) + (cut.rest() if chunk.finish else ""))
+            ended = cut.found or repeats(said + text)
             finish = "stop" if ended else chunk.finish or finish
+            text += mender.rest() if ended or chunk.finish else ""
+            said += text
             if text:
                 yield text
             if ended:
