@@ -88,6 +88,21 @@ def test_a_missing_earlier_stage_is_named(run: Run) -> None:
         perform(run, SECOND, count_letters)
 
 
+def test_an_artefact_that_may_be_absent_is_followed_where_it_is_there(run: Run) -> None:
+    spec = replace(SECOND, reads=("first/words", "first/extras?"))
+    perform(run, FIRST, write_words)
+    perform(run, spec, count_letters)
+    assert perform(run, spec, count_letters).skipped
+
+    def with_extras(context: StageContext) -> Mapping[str, Any]:
+        (context.output / "extras").mkdir()
+        (context.output / "extras" / "more.txt").write_text("more")
+        return write_words(context)
+
+    perform(run, FIRST, with_extras, force=True)
+    assert not perform(run, spec, count_letters).skipped
+
+
 def test_a_flipped_byte_is_found_and_the_file_named(run: Run) -> None:
     perform(run, FIRST, write_words)
     victim = run.stage("first") / "words" / "a.txt"

@@ -71,7 +71,7 @@ STAGES: tuple[StageSpec, ...] = (
         name="evaluate",
         question="is it better?",
         settings=("assistant", "evaluate", "serve"),
-        reads=("prepare/posts", "prepare/conversations", "prepare/labels", "train/base", "align/assistant"),
+        reads=("prepare/posts", "prepare/conversations", "prepare/labels?", "train/base", "align/assistant"),
         work="wingspan.evaluate.stage:work",
         outside=_start_model,
     ),

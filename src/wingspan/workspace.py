@@ -42,7 +42,7 @@ class StageSpec:
     """What a stage is: which settings and artefacts decide its result, and the code that does it.
 
     `settings` are sections of the project file; `reads` are artefacts (files or folders) of earlier
-    stages, as `stage/path`; `outside` lists files beyond the run folder (paths or `asset:` names).
+    stages, as `stage/path`, with a question mark where the artefact may be absent; `outside` lists files beyond the run folder (paths or `asset:` names).
     `work` is `module:function`, imported when the stage runs. A `resumable` stage finds its unfinished
     folder again after a kill; the others start afresh. `version` rises when the result would change.
     """
@@ -364,13 +364,14 @@ def _hash_tree(folder: Path) -> dict[str, dict[str, Any]]:
 
 def artefact_hash(run: Run, artefact: str) -> str:
     """Hash of an artefact (`stage/path`, file or folder) as its stage's manifest records it."""
-    stage, _, path = artefact.partition("/")
-    records = _records(run, stage, path)
+    records = _records(run, artefact)
     lines = [f"{name} {record['sha256']}" for name, record in sorted(records.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _records(run: Run, stage: str, path: str) -> dict[str, dict[str, Any]]:
+def _records(run: Run, artefact: str) -> dict[str, dict[str, Any]]:
+    """The files of an artefact in its stage's manifest; none only for one that may be absent (`stage/path?`)."""
+    stage, _, path = artefact.removesuffix("?").partition("/")
     manifest = run.manifest(stage)
     if manifest is None:
         raise InputError(
@@ -380,16 +381,16 @@ def _records(run: Run, stage: str, path: str) -> dict[str, dict[str, Any]]:
         )
     outputs: dict[str, dict[str, Any]] = manifest["outputs"]
     records = {name: one for name, one in outputs.items() if not path or name == path or name.startswith(path + "/")}
-    if not records:
+    if not records and not artefact.endswith("?"):
         raise WorkError(f"stage '{stage}' holds no '{path}'", where=run.stage(stage), remedy="Run that stage again")
     return records
 
 
 def verify(run: Run, artefact: str) -> None:
     """Check every file of an artefact against its manifest; raises DamagedArtefact naming the file."""
-    stage, _, path = artefact.partition("/")
+    stage = artefact.partition("/")[0]
     remedy = f"Delete {run.stage(stage)} and give the same command again: the stage is made anew"
-    for name, record in _records(run, stage, path).items():
+    for name, record in _records(run, artefact).items():
         file = run.stage(stage) / name
         if not file.is_file():
             raise WorkError("a file of the stage is missing", where=file, remedy=remedy)
