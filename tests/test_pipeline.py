@@ -84,6 +84,22 @@ def test_a_run_ends_with_an_assistant_a_report_and_scores(whole: Path) -> None:
     assert learned["after"] < 0.8 * learned["before"]
 
 
+def test_posts_alone_are_enough(project: Path, tmp_path: Path) -> None:
+    """No dialogues, no labels: fewer things are taught and measured, and nothing fails."""
+    alone = tmp_path / "alone"
+    shutil.copytree(project, alone)
+    text = (alone / "wingspan.toml").read_text()
+    for table in ("prepare.labels", "prepare.dialogues"):
+        start = text.index(f"[[{table}]]")
+        text = text[:start] + text[text.index("\n[", start + 1) + 1 :]
+    (alone / "wingspan.toml").write_text(text)
+    run_to_the_end(alone, tmp_path)
+    names = {task["name"] for task in json.loads((tmp_path / "tiny/evaluate/scores.json").read_text())["tasks"]}
+    assert "bits_per_byte" in names
+    assert "citation_precision" in names
+    assert "reply_choice" not in names
+
+
 def test_a_second_run_does_nothing_again(project: Path, whole: Path) -> None:
     before = {stage: manifest(whole, stage)["finished_at"] for stage in STAGE_NAMES}
     run_to_the_end(project, whole.parent)

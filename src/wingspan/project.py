@@ -251,6 +251,9 @@ class Serve(Section):
     weights: Literal["f16", "q8_0"] = Field(default="q8_0", description="precision of the served weights")
     max_tokens: Positive = Field(default=160, description="longest answer, tokens")
     retrieved_posts: Positive = Field(default=4, description="posts put before the assistant")
+    remembered_turns: int = Field(
+        default=6, ge=0, description="earlier turns put before the assistant; a small model mixes them up: 0"
+    )
 
 
 class Project(Section):

@@ -104,6 +104,7 @@ def server(byte_tokenizer: Tokenizer) -> Iterator[Server]:
         renderer=ChatRenderer(tokenizer),
         index=index,
         retrieved_posts=3,
+        remembered_turns=6,
         max_tokens=64,
     )
     app = create_app(assistant, topics([post.text for post in POSTS], 8), ["127.0.0.1", "localhost"])

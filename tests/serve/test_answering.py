@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +51,14 @@ def test_an_answer_in_circles_is_seen_but_laughter_and_quotes_are_not():
     assert not repeats("ha" * 9 + "!" * 30)
     assert not repeats("")
     assert not repeats("Someone says: “Happy Thanksgiving” [1]. Someone else says: “Happy Thanksgiving” [2].")
+
+
+def test_only_as_many_earlier_turns_as_the_project_says_come_before_the_question(server):
+    turns = [{"role": "user" if turn % 2 == 0 else "assistant", "content": f"turn {turn}"} for turn in range(5)]
+    for remembered in (0, 1, 4, 9):
+        assistant = replace(server.assistant, remembered_turns=remembered)
+        prompt = assistant.renderer.decode(assistant.prompt(turns, posts=None))
+        assert [turn for turn in range(5) if f"turn {turn}" in prompt] == list(range(max(0, 4 - remembered), 5))
 
 
 def test_topics_are_names_and_hashtags_that_several_posts_share():

@@ -28,6 +28,7 @@ class Assistant:
     renderer: ChatRenderer
     index: PostIndex
     retrieved_posts: int
+    remembered_turns: int
     max_tokens: int
 
     def search(self, messages: Sequence[Message]) -> list[SourcePost]:
@@ -39,7 +40,7 @@ class Assistant:
         return []
 
     def prompt(self, messages: Sequence[Message], posts: Sequence[SourcePost] | None) -> list[int]:
-        """Token ids of the conversation; `posts` come right before the last turn, None leaves them out.
+        """Token ids of the conversation's last turns; `posts` come right before the last, None leaves them out.
 
         The assistant's own rules come first, a caller's system messages after them. Citations of earlier
         answers are dropped: their numbers meant other posts.
@@ -48,7 +49,8 @@ class Assistant:
         turns = [_without_citations(message) for message in messages if message["role"] != "system"]
         sources = [] if posts is None else [posts_message(posts)]
         system: Message = {"role": "system", "content": "\n\n".join(rules)}
-        return self.renderer.prompt([system, *turns[:-1], *sources, turns[-1]])
+        earlier = turns[:-1][-self.remembered_turns :] if self.remembered_turns else []
+        return self.renderer.prompt([system, *earlier, *sources, turns[-1]])
 
 
 @dataclass(frozen=True)

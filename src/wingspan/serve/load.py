@@ -42,6 +42,7 @@ def load_assistant(run: Run, say: Callable[[str], None]) -> Assistant:
         renderer=ChatRenderer.from_folder(folder),
         index=_index(run, say),
         retrieved_posts=settings.retrieved_posts,
+        remembered_turns=settings.remembered_turns,
         max_tokens=settings.max_tokens,
     )
 
