@@ -42,7 +42,8 @@ class StageSpec:
     """What a stage is: which settings and artefacts decide its result, and the code that does it.
 
     `settings` are sections of the project file; `reads` are artefacts (files or folders) of earlier
-    stages, as `stage/path`, with a question mark where the artefact may be absent; `outside` lists files beyond the run folder (paths or `asset:` names).
+    stages, as `stage/path`, with a question mark where one may be absent; `outside` lists files beyond
+    the run folder (paths or `asset:` names).
     `work` is `module:function`, imported when the stage runs. A `resumable` stage finds its unfinished
     folder again after a kill; the others start afresh. `version` rises when the result would change.
     """
