@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "laptop"
 SHORTER = (
     "train.tokens=3072",
     "prepare.grounded_dialogues=110",
-    "prepare.held_out_questions=8",
+    "prepare.grounded_held_out=8",
     "prepare.label_dialogues=0",
     "serve.port=0",
 )

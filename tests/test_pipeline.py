@@ -118,7 +118,10 @@ def test_the_model_folders_load_in_transformers(whole: Path) -> None:
             return_tensors="pt",
             return_dict=True,
         )
-        assert model.generate(**prompt, max_new_tokens=4, do_sample=False).shape[1] == prompt["input_ids"].shape[1] + 4
+        assert (
+            model.generate(**prompt, min_new_tokens=4, max_new_tokens=4, do_sample=False).shape[1]
+            == prompt["input_ids"].shape[1] + 4
+        )
 
 
 def _inside(process: subprocess.Popen[bytes], partial: Path, evidence: str) -> Iterator[bool]:

@@ -11,7 +11,7 @@ _SIGNIFICANT = 0.05
 
 
 def render(scores: dict[str, Any]) -> Table:
-    """scores.json as a table: each model's score with its 95% interval, the difference and its p-value."""
+    """scores.json as a table: each model's score with its 95% interval, the difference, its p-value, the verdict."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     table.add_column("items", justify="right", style="dim")
@@ -19,9 +19,13 @@ def render(scores: dict[str, Any]) -> Table:
         table.add_column(model, justify="right")
     table.add_column("difference", justify="right")
     table.add_column("p", justify="right")
+    table.add_column("")
     for task in scores["tasks"]:
         cells = [_score(task["scores"][model]) for model in scores["models"]]
-        table.add_row(task["title"], str(task["items"]), *cells, _difference(task), _p_value(task["difference"]))
+        difference = f"{task['difference']['value']:+.3f}"
+        table.add_row(
+            task["title"], str(task["items"]), *cells, difference, _p_value(task["difference"]), _verdict(task)
+        )
     return table
 
 
@@ -30,12 +34,13 @@ def _score(score: dict[str, float]) -> Text:
     return Text.assemble(f"{score['value']:.3f}", (interval, "dim"))
 
 
-def _difference(task: dict[str, Any]) -> Text:
-    """Green or red only where the difference is unlikely to be chance."""
+def _verdict(task: dict[str, Any]) -> Text:
+    """In words, and only where the difference is unlikely to be chance: some scores are better when lower."""
     difference = task["difference"]
+    if difference["p_value"] >= _SIGNIFICANT:
+        return Text("not shown", "dim")
     better = (difference["value"] > 0) == task["higher_is_better"]
-    style = "" if difference["p_value"] >= _SIGNIFICANT else "green" if better else "red"
-    return Text(f"{difference['value']:+.3f}", style)
+    return Text("better", "green") if better else Text("worse", "red")
 
 
 def _p_value(difference: dict[str, Any]) -> str:

@@ -38,8 +38,8 @@ def serve(run: Run, *, on_ready: Callable[[str], None], say: Callable[[str], Non
             logging.getLogger("asyncio").setLevel(logging.ERROR)
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_DRAIN_S, ws="none")
             listener.listen()
-            on_ready(_url(settings.host, listener.getsockname()[1]))
-            with _sigterm_as_interrupt(), suppress(KeyboardInterrupt):
+            with _sigterm_as_interrupt(), suppress(KeyboardInterrupt):  # from the moment that anybody knows of us
+                on_ready(_url(settings.host, listener.getsockname()[1]))
                 uvicorn.Server(config).run(sockets=[listener])
         finally:
             assistant.engine.close()
