@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from wingspan.stages import STAGE_NAMES
+
 PROJECT = '[project]\nname = "p"\n[model]\nstart = "scratch"\ndepth = 2\nhidden = 64\nvocab = 512\n'
 
 
@@ -40,6 +42,11 @@ def test_every_command_has_an_example(name: str) -> None:
     result = wingspan(name, "--help")
     assert result.returncode == 0
     assert f"Example: wingspan {name}" in result.stdout
+
+
+@pytest.mark.parametrize("name", [*STAGE_NAMES, "serve", "run", "status", "report", "init", "launch"])
+def test_every_command_speaks_to_machines(name: str) -> None:
+    assert "--json" in wingspan(name, "--help").stdout
 
 
 def test_the_front_door_loads_no_heavy_library() -> None:

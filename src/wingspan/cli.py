@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -138,13 +139,14 @@ def serve(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the chat page.")] = True,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """The assistant answers: a chat page and an OpenAI-compatible API, with posts as sources.
 
     Example: wingspan serve examples/laptop --port 8321
     """
-    from wingspan.console import notices, output
+    from wingspan.console import notices, output, print_json
     from wingspan.serve.run import serve as start
     from wingspan.workspace import find_run
 
@@ -153,6 +155,9 @@ def serve(
     run = find_run(project, [*(overrides or ()), *given], runs)
 
     def ready(url: str) -> None:
+        if json_:
+            print_json({"url": url, "api": f"{url}/v1", "model": run.project.project.name})
+            return
         output.print(f"[bold]{run.project.assistant.name}[/] answers at [cyan]{url}[/]  (API: {url}/v1, Ctrl-C stops)")
         if browser and sys.stdout.isatty():
             typer.launch(url)
@@ -268,7 +273,12 @@ def run(
     output.print(_ending(opened, manifests, time.perf_counter() - started, report))
     if "evaluate" in names:
         _show(opened, "evaluate")
-        output.print(f"\nTalk to it:  [bold cyan]wingspan serve {project}[/]")
+        output.print(f"\nTalk to it:  [bold cyan]{_program()} serve {project}[/]")
+
+
+def _program() -> str:
+    """How the user can start this program again: by name where it is on the path, else by its file."""
+    return "wingspan" if shutil.which("wingspan") else os.path.relpath(sys.argv[0])
 
 
 def _ending(opened: Any, manifests: dict[str, dict[str, Any]], seconds: float, report: Path) -> Any:
@@ -317,29 +327,30 @@ def report(
     project: ProjectPath = Path("."),
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """One self-contained HTML page of the whole run: plan beside reality, scores, samples.
 
     Example: wingspan report examples/laptop
     """
-    from wingspan.console import output
     from wingspan.report.page import write_report
     from wingspan.workspace import find_run
 
-    output.print(str(write_report(find_run(project, overrides or (), runs))))
+    path = write_report(find_run(project, overrides or (), runs))
+    _answer(json_, str(path), {"report": str(path)})
 
 
 @command(_SETUP)
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
+    json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """A commented project file to start from.
 
     Example: wingspan init my-assistant
     """
-    from wingspan.console import output
     from wingspan.project import PROJECT_FILE
 
     target = folder / PROJECT_FILE
@@ -349,7 +360,8 @@ def init(
     template = (Path(__file__).parent / "template.toml").read_text()
     name = "".join(char if char.isalnum() else "-" for char in folder.resolve().name.lower()).strip("-") or "assistant"
     target.write_text(template.replace("my-assistant", name))
-    output.print(f"wrote {target}\nNext: declare your rights in it, then  wingspan plan {folder}", markup=False)
+    said = f"wrote {target}\nNext: declare your rights in it, then  wingspan plan {folder}"
+    _answer(json_, said, {"project_file": str(target)})
 
 
 class LaunchKind(StrEnum):
@@ -367,20 +379,31 @@ def launch(
     hand_over: Annotated[bool, typer.Option("--submit", help="Hand the job to the scheduler.")] = False,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """The files that start the planned training on a cluster.
 
     Example: wingspan launch slurm examples/frontier
     """
-    from wingspan.console import output
     from wingspan.launch.files import FILES, submit
     from wingspan.workspace import find_run
 
     path = find_run(project, overrides or (), runs).stage("plan") / "launch" / FILES[kind.value]
     if not path.is_file():
         raise InputError("the run is not planned yet", where=path, remedy=f"Plan it first: wingspan plan {project}")
-    output.print(submit(kind.value, path) if hand_over else str(path), markup=False)
+    said = submit(kind.value, path) if hand_over else str(path)
+    _answer(json_, said, {"file": str(path), "submitted": hand_over, "said": said})
+
+
+def _answer(as_json: bool, text: str, document: dict[str, Any]) -> None:
+    """A command's short answer, for a person or for a machine."""
+    from wingspan.console import output, print_json
+
+    if as_json:
+        print_json(document)
+    else:
+        output.print(text, markup=False, soft_wrap=True)
 
 
 def _version(asked: bool) -> None:

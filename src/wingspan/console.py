@@ -95,6 +95,7 @@ class _TerminalTask:
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()  # a server's first line must reach a pipe at once
 
 
 def print_error(error: WingspanError) -> None:
