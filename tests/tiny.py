@@ -16,8 +16,8 @@ from wingspan.model.shape import ModelShape
 WORDS = "good bad post about tea rain sun positive neutral negative system user assistant posts hello how are you"
 
 
-def write_tokenizer(folder: Path) -> Tokenizer:
-    """A byte-level BPE of a few words, with the chat tokens and the chat template."""
+def byte_level_bpe(texts: list[str]) -> Tokenizer:
+    """A byte-level BPE of a few texts, with the chat tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -27,7 +27,13 @@ def write_tokenizer(folder: Path) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([WORDS] * 5, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def write_tokenizer(folder: Path) -> Tokenizer:
+    """A tokenizer folder: byte-level BPE, chat tokens, chat template."""
+    tokenizer = byte_level_bpe([WORDS] * 5)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE)

@@ -7,31 +7,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from tiny import byte_level_bpe
 from wingspan.errors import InputError
 from wingspan.model.chat import SPECIAL_TOKENS, STOP, TEMPLATE, ChatRenderer, load_tokenizer
 
 CORPUS = ["user assistant posts system", "I love coffee in the morning", "Bonjour le monde, ça va ?"] * 20
 
-
-def make_tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    return tokenizer
-
-
-RENDERER = ChatRenderer(make_tokenizer())
-REFERENCE = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer(), chat_template=TEMPLATE)
+RENDERER = ChatRenderer(byte_level_bpe(CORPUS))
+REFERENCE = PreTrainedTokenizerFast(tokenizer_object=byte_level_bpe(CORPUS), chat_template=TEMPLATE)
 
 roles = st.sampled_from(["system", "posts", "user", "assistant"])
 texts = st.text(max_size=60).filter(lambda text: not any(token in text for token in SPECIAL_TOKENS))
