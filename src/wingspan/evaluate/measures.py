@@ -168,7 +168,7 @@ def _label_measures(name: str) -> list[Measure]:
         Measure(f"{name}_f1", f"{title} of posts", "macro-F1", "share", statistics.macro_f1, _class_confusion),
         Measure(
             f"{name}_correlation",
-            f"{title} of posts, against people's mean rating",
+            f"{title}, against people's ratings",
             "Pearson correlation",
             "r",
             statistics.pearson,
