@@ -167,10 +167,10 @@ def serve(
 
 def _one_stage(name: str, project: Path, overrides: list[str] | None, runs: Path, as_json: bool, force: bool) -> None:
     from wingspan.console import print_json
-    from wingspan.workspace import lock, open_run
+    from wingspan.workspace import lock, open_run, rank
 
     run = open_run(project, overrides or (), runs)
-    follower = os.environ.get("RANK", "0") != "0"
+    follower = rank() > 0
     with nullcontext() if follower else lock(run, f"wingspan {name}"):
         manifest = _perform(run, name, force=force, quiet=as_json or follower)
     if follower:
@@ -186,9 +186,10 @@ def _perform(run: Any, name: str, *, force: bool, quiet: bool) -> dict[str, Any]
     from wingspan.console import TerminalProgress, notices
     from wingspan.stages import perform, stage_spec
     from wingspan.units import duration, size
+    from wingspan.workspace import rank
 
     signal.signal(signal.SIGTERM, _interrupt)
-    file = None if os.environ.get("RANK", "0") != "0" else run.folder / "progress.json"
+    file = None if rank() > 0 else run.folder / "progress.json"
     with TerminalProgress(name, file, quiet=quiet) as progress:
         outcome = perform(run, name, progress, force=force)
     manifest = outcome.manifest
@@ -386,12 +387,10 @@ def launch(
 
     Example: wingspan launch slurm examples/frontier
     """
-    from wingspan.launch.files import FILES, submit
+    from wingspan.launch.files import launch_file, submit
     from wingspan.workspace import find_run
 
-    path = find_run(project, overrides or (), runs).stage("plan") / "launch" / FILES[kind.value]
-    if not path.is_file():
-        raise InputError("the run is not planned yet", where=path, remedy=f"Plan it first: wingspan plan {project}")
+    path = launch_file(find_run(project, overrides or (), runs), kind.value)
     said = submit(kind.value, path) if hand_over else str(path)
     _answer(json_, said, {"file": str(path), "submitted": hand_over, "said": said})
 

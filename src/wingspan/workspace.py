@@ -203,7 +203,7 @@ def run_stage(run: Run, spec: StageSpec, work: StageWork, progress: Progress, *,
     Under torchrun every rank calls this; rank 0 alone prepares and publishes the folder.
     Raises InputError when an earlier stage is missing, DamagedArtefact when an input changed on disk.
     """
-    if _rank() > 0:
+    if rank() > 0:
         return _run_follower(run, spec, work, progress)
     fingerprint = fingerprint_of(run, spec)
     _finish_publishing(run, spec.name)
@@ -248,7 +248,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _rank() -> int:
+def rank() -> int:
+    """This process's number among those that torchrun or Slurm started together; 0 when alone."""
     return int(os.environ.get("RANK", "0"))
 
 
