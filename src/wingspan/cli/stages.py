@@ -13,12 +13,6 @@ from wingspan.cli.app import ITSELF, AsJson, Debug, Force, Overrides, ProjectPat
 from wingspan.cli.perform import one_stage
 
 _STAGES = {
-    "rehearse": (
-        app.rehearse,
-        """Would it hold? The real training step of every kind of rank, on a fake fleet.
-
-    Example: wingspan rehearse examples/frontier""",
-    ),
     "train": (
         app.train,
         """Tokens become a base model. On many devices: torchrun ... -m wingspan train PROJECT.

@@ -20,13 +20,13 @@ from wingspan.model.shape import ModelShape
 from wingspan.progress import Progress, SilentProgress
 from wingspan.project import Layout, Train
 from wingspan.rehearse import findings
+from wingspan.rehearse.campaign import THIS_MACHINE
 from wingspan.rehearse.findings import Finding
 from wingspan.rehearse.rank import RankRehearsal, RankTask, kinds_of_ranks, reckon, rehearse_rank, samples_of
 from wingspan.train.layouts import fit_layout
 from wingspan.units import GIB
 
 ALL_KINDS = "all-kinds"
-_THIS_MACHINE = "this-machine"
 _SILENT = SilentProgress()
 UNSEEN_ITEMS = ("communication", "framework", "fragmentation")  # of plan's memory: no tensor shows them
 
@@ -59,7 +59,7 @@ def rehearse(
     except InputError as error:
         found.append(Finding("stops", f"train refuses {error.where}: {error.problem}", error.remedy))
     else:
-        kinds_there = kinds_of_ranks(shape, layout, train, accelerator=plan.get("device") != _THIS_MACHINE)
+        kinds_there = kinds_of_ranks(shape, layout, train, accelerator=plan.get("device") != THIS_MACHINE)
         tasks = choose_ranks(ranks, kinds_there)
         kinds, peaks = in_processes(tasks, title, progress)
     unseen = sum(plan["memory_items_bytes"][item] for item in UNSEEN_ITEMS) if "memory_items_bytes" in plan else 0.0

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wingspan.rehearse import months
 from wingspan.units import duration, size
 
 _WIDTH = 40  # characters of a bar that fills the device
@@ -39,6 +40,8 @@ def render(rehearsal: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_fleet(rehearsal)]
     if rehearsal.get("on_a_fleet"):
         parts += [Text(), _fleet(rehearsal["on_a_fleet"])]
+    if rehearsal.get("goodput"):
+        parts += [Text(), months.render(rehearsal["goodput"])]
     return Group(*parts)
 
 
