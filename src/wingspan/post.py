@@ -35,6 +35,17 @@ POST_SCHEMA = pa.schema(
     ]
 )
 
+# What must not be used: a notice may name a post of any source and any age, or all posts of an author.
+TOMBSTONE_SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),  # "post" | "author"
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # "deleted", "withheld", "protected account", ...
+        pa.field("at", _TIME),  # of the notice; of several on one id the latest holds, one without time holds always
+        pa.field("lifted", pa.bool_(), nullable=False),  # the notice takes an earlier one back
+    ]
+)
+
 MESSAGE = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
 
 CONVERSATION_SCHEMA = pa.schema(

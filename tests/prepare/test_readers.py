@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wingspan.errors import InputError
 from wingspan.post import POST_SCHEMA
-from wingspan.prepare.readers.registry import ReadBatch, reader_named
+from wingspan.prepare.readers.registry import ReadBatch, read_posts
 from wingspan.project import PostSource
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -24,7 +24,7 @@ def source(reader: str, **fields: Any) -> PostSource:
 
 
 def read(path: Path, reader: str, **fields: Any) -> list[ReadBatch]:
-    return list(reader_named(reader)(source(reader, **fields), path))
+    return list(read_posts(source(reader, **fields), path))
 
 
 def rows(batches: Iterable[ReadBatch]) -> list[dict[str, Any]]:

@@ -18,8 +18,7 @@ from wingspan.knowledge.grounding import grounded_messages
 from wingspan.model.chat import Message
 from wingspan.prepare.conversations import DIALOGUE, Conversation, exchange
 from wingspan.prepare.duplicates import normalise
-from wingspan.prepare.readers.columns import text_lines
-from wingspan.prepare.readers.jsonl import json_object
+from wingspan.prepare.readers.records import json_object, text_lines
 from wingspan.prepare.readers.registry import files_of
 from wingspan.prepare.split import TRAIN, split_of
 from wingspan.project import DialogueSource

@@ -20,7 +20,7 @@ from wingspan.prepare.duplicates import find_duplicates
 from wingspan.prepare.language import detect
 from wingspan.prepare.personal import remove_personal_data
 from wingspan.prepare.pseudonyms import pseudonymise
-from wingspan.prepare.readers.registry import reader_named
+from wingspan.prepare.readers.registry import read_posts
 from wingspan.prepare.split import split_of
 from wingspan.progress import Task
 from wingspan.project import PostSource, Prepare
@@ -41,7 +41,7 @@ def read_source(source: PostSource, path: Path, task: Task) -> tuple[pl.DataFram
     """All posts of a source in POST_SCHEMA's columns and `refused` (null: kept)."""
     count = SourceCount()
     tables = [POST_SCHEMA.empty_table()]
-    for batch in reader_named(source.reader)(source, path):
+    for batch in read_posts(source, path):
         count.read += batch.read
         count.refused.update(batch.refused)
         count.damaged += batch.damaged

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from wingspan.prepare.readers.columns import text_lines
+from wingspan.prepare.readers.records import text_lines
 
 _LINKS = ("parent_id", "root_id", "quote_of")
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from wingspan.errors import InputError
-from wingspan.post import POST_SCHEMA
+from wingspan.post import POST_SCHEMA, TOMBSTONE_SCHEMA
 from wingspan.prepare.readers.registry import ReadBatch
 from wingspan.project import PostSource
 
 READABLE = ("public", "unlisted")
-BATCH = 50_000  # records
-
 _TYPES: dict[str, pa.DataType] = {field.name: field.type for field in POST_SCHEMA}
 LIST_FIELDS = frozenset(name for name, kind in _TYPES.items() if pa.types.is_list(kind))
 FIELDS = tuple(name for name in _TYPES if name != "source")
@@ -32,14 +28,7 @@ _TIME_FORMATS = (
 )
 _MILLISECONDS_FROM = 10**11  # a larger epoch is in milliseconds: in seconds it would be the year 5138
 
-Item = TypeVar("Item")
-
-
-def batches(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
-    """Lists of at most `size` items, in order."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+Tombstone = tuple[str, str, str, int | None, bool]  # TOMBSTONE_SCHEMA: kind, id, reason, at (ms), lifted
 
 
 def column_map(source: PostSource, available: Sequence[str] | None = None) -> dict[str, str | int]:
@@ -84,33 +73,51 @@ def as_texts(value: Any) -> list[str] | None:
     return texts or None
 
 
-def read_batch(raw: Mapping[str, Sequence[Any]], source: str, damaged: int = 0) -> ReadBatch:
-    """Values by post field -> a batch. Scalars are texts, list fields are lists of texts.
+def read_batch(
+    raw: Mapping[str, Sequence[Any]], source: str, damaged: int = 0, tombstones: Iterable[Tombstone] = ()
+) -> ReadBatch:
+    """Values by post field -> a batch. Scalars are texts, list fields are lists of texts, times also milliseconds.
 
-    A record without id or text counts as damaged. Where the source states a visibility, only public and
-    unlisted posts pass; one that is missing or unknown is refused.
+    `raw["refused"]`, where it is given, says of each record why it must not be read, or None. A record without id or
+    text counts as damaged. Where the source states a visibility, only public and unlisted posts pass; one that is
+    missing or unknown is refused.
     """
-    schema = {name: pl.List(pl.String) if name in LIST_FIELDS else pl.String for name in raw}
-    return from_frame(pl.DataFrame(dict(raw), schema=schema), source, damaged)
+    columns = {name: _series(name, values) for name, values in raw.items()}
+    return from_frame(pl.DataFrame(columns), source, damaged, tombstones)
 
 
-def from_frame(raw: pl.DataFrame, source: str, damaged: int = 0) -> ReadBatch:
+def _series(name: str, values: Sequence[Any]) -> pl.Series:
+    """A column of what JSON holds: whole numbers stay numbers, all else becomes text or null."""
+    kind = pl.List(pl.String) if name in LIST_FIELDS else pl.String
+    try:
+        return pl.Series(name, values, dtype=pl.Int64 if set(map(type, values)) <= {int, type(None)} else kind)
+    except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError):
+        mended = [(as_texts if name in LIST_FIELDS else as_text)(value) for value in values]
+        return pl.Series(name, mended, dtype=kind)
+
+
+def from_frame(raw: pl.DataFrame, source: str, damaged: int = 0, tombstones: Iterable[Tombstone] = ()) -> ReadBatch:
     """A frame whose columns bear post fields' names -> a batch, as `read_batch`."""
     raw = raw.with_columns(_presence(raw, name) for name in raw.columns if name != "text")
+    notices = [dict(zip(TOMBSTONE_SCHEMA.names, row, strict=True)) for row in tombstones]
+    refused: dict[str, int] = {}
+    if "refused" in raw.columns:
+        counts = raw["refused"].drop_nulls().value_counts(sort=True)
+        refused = dict(counts.iter_rows())
+        raw = raw.filter(pl.col("refused").is_null())
     whole = raw.drop_nulls(["post_id", "text"])
     damaged += raw.height - whole.height
-    refused = {}
     if "visibility" in whole.columns:
-        readable = pl.col("visibility").cast(pl.String).str.to_lowercase().is_in(READABLE).fill_null(False)
-        allowed = whole.filter(readable).with_columns(pl.col("visibility").str.to_lowercase())
+        whole = whole.with_columns(pl.col("visibility").cast(pl.String).str.to_lowercase())
+        allowed = whole.filter(pl.col("visibility").is_in(READABLE).fill_null(False))
         if whole.height > allowed.height:
-            refused["not public"] = whole.height - allowed.height
+            refused["not public"] = refused.get("not public", 0) + whole.height - allowed.height
         whole = allowed
     else:
         whole = whole.with_columns(visibility=pl.lit("public"))
     whole = whole.with_columns(source=pl.lit(source))
-    posts = whole.select(_typed(whole, field.name, field.type) for field in POST_SCHEMA)
-    return ReadBatch(posts.to_arrow().cast(POST_SCHEMA), refused, damaged)
+    posts = whole.select(_typed(whole, field.name, field.type) for field in POST_SCHEMA).to_arrow().cast(POST_SCHEMA)
+    return ReadBatch(posts, refused, damaged, pa.Table.from_pylist(notices, TOMBSTONE_SCHEMA))
 
 
 def _presence(raw: pl.DataFrame, name: str) -> pl.Expr:
@@ -162,18 +169,3 @@ def _time(column: pl.Expr, found: pl.DataType, *, keep_unreadable: bool) -> pl.E
     if keep_unreadable:
         time = pl.when(column.is_not_null()).then(time.fill_null(pl.lit(0).cast(target)))
     return time.cast(target)
-
-
-def text_lines(path: Path) -> Iterator[str]:
-    """Lines of a file of mixed encodings: UTF-8, and line by line Windows-1252 where it is not; no NUL bytes."""
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream):
-            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
-            yield _decode(line).replace("\0", "").rstrip("\r\n")
-
-
-def _decode(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace")

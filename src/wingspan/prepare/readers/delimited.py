@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from wingspan.errors import InputError
-from wingspan.prepare.readers.columns import LIST_FIELDS, as_texts, batches, column_map, read_batch, text_lines
-from wingspan.prepare.readers.registry import ReadBatch, files_of
+from wingspan.prepare.readers.archives import COMPRESSED, Member
+from wingspan.prepare.readers.columns import LIST_FIELDS, as_texts, column_map, read_batch
+from wingspan.prepare.readers.records import BATCH, text_lines
+from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.project import PostSource
 
 
-def read(source: PostSource, path: Path) -> Iterator[ReadBatch]:
-    """Posts of a delimited file or of a folder of them; `columns` name headers or zero-based positions."""
-    for file in files_of(path, (".csv", ".tsv", ".txt")):
-        yield from _read_file(source, file)
-
-
-def _read_file(source: PostSource, file: Path) -> Iterator[ReadBatch]:
-    records = rows(file, source.separator)
+def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
+    """Posts of a delimited file; `columns` name headers or zero-based positions."""
+    records = rows(member, source.separator)
     header = next(records, None) if source.header else None
     positions = _positions(source, header)
     widest = max(positions.values())
-    for batch in batches(records):
+    while batch := list(islice(records, BATCH)):
         whole = [row for row in batch if row is not None and len(row) > widest]
         raw = {
             name: [as_texts(row[at]) if name in LIST_FIELDS else row[at] for row in whole]
@@ -32,13 +30,13 @@ def _read_file(source: PostSource, file: Path) -> Iterator[ReadBatch]:
         yield read_batch(raw, source.name, damaged=len(batch) - len(whole))
 
 
-def rows(file: Path, separator: str) -> Iterator[list[str] | None]:
+def rows(file: Member | Path, separator: str) -> Iterator[list[str] | None]:
     """Records as lists of fields, None for one that cannot be parsed; blank lines are no records."""
-    lines = text_lines(file)
+    texts = text_lines(file)
     if separator == "\t":
-        yield from (line.split("\t") for line in lines if line.strip())
+        yield from (line.split("\t") for line in texts if line.strip())
         return
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
+    reader = csv.reader((f"{line}\n" for line in texts), delimiter=separator)
     while True:
         try:
             row = next(reader)
@@ -65,3 +63,12 @@ def _positions(source: PostSource, header: list[str] | None) -> dict[str, int]:
             remedy="Give numbers, or set header = true",
         )
     return {name: names.index(str(column)) for name, column in column_map(source, names).items()}
+
+
+READER = Reader(
+    name="delimited",
+    title="CSV or tab-separated text with columns of your own",
+    opens=rf".*\.(?:csv|tsv|txt){COMPRESSED}",
+    looks_like=lambda _, head: any(mark in head.split(b"\n", 1)[0] for mark in (b",", b"\t", b";")),
+    read=read,
+)

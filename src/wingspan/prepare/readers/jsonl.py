@@ -2,50 +2,78 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from wingspan.prepare.readers.columns import (
-    LIST_FIELDS,
-    as_text,
-    as_texts,
-    batches,
-    column_map,
-    read_batch,
-    text_lines,
-)
-from wingspan.prepare.readers.registry import ReadBatch, files_of
+import msgspec
+
+from wingspan.prepare.readers.archives import COMPRESSED, Member
+from wingspan.prepare.readers.columns import LIST_FIELDS, as_texts, column_map, read_batch
+from wingspan.prepare.readers.records import json_lines, json_object, lines
+from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.project import PostSource
 
-
-def read(source: PostSource, path: Path) -> Iterator[ReadBatch]:
-    """Posts of a file of JSON lines or of a folder of them."""
-    paths = {name: str(column).split(".") for name, column in column_map(source).items()}
-    for file in files_of(path, (".jsonl", ".ndjson", ".json")):
-        for lines in batches(line for line in text_lines(file) if line.strip()):
-            records = [record for line in lines if (record := json_object(line)) is not None]
-            raw = {
-                name: [(as_texts if name in LIST_FIELDS else as_text)(_reach(record, keys)) for record in records]
-                for name, keys in paths.items()
-            }
-            if "visibility" not in source.columns:  # a record that says nothing falls under the declared rights
-                raw["visibility"] = [as_text(record.get("visibility", "public")) for record in records]
-            yield read_batch(raw, source.name, damaged=len(lines) - len(records))
+Tree = dict[str, "Tree | None"]  # the keys that are read; None: whatever is there
 
 
-def json_object(line: str) -> dict[str, Any] | None:
-    """The object on a line; None when it is damaged or something else."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
+    """Posts of a file of JSON lines."""
+    columns = {name: str(column) for name, column in column_map(source).items()}
+    defaults = {} if "visibility" in source.columns else {"visibility": "public"}  # the declared rights cover it
+    paths = {name: column.split(".") for name, column in (columns | {name: name for name in defaults}).items()}
+    tree = _tree(paths.values())
+    decoder = msgspec.json.Decoder(_record_type(tree, defaults))
+    for batch in lines(member):
+        records, damaged = json_lines(batch, decoder, lambda record: _fitted(record, tree))
+        yield read_batch({name: _column(name, records, keys) for name, keys in paths.items()}, source.name, damaged)
 
 
-def _reach(record: Mapping[str, Any], keys: list[str]) -> Any:
-    value: Any = record
+def _tree(paths: Iterable[list[str]]) -> Tree:
+    tree: Tree = {}
+    for path in paths:
+        branch: Tree | None = tree
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {}) if branch is not None else None
+        if branch is not None:
+            branch[path[-1]] = None
+    return tree
+
+
+def _record_type(tree: Tree, defaults: dict[str, str]) -> type[msgspec.Struct]:
+    """A type with the keys of `tree`: the rest of a record is skipped, which is ten times faster than reading it."""
+    fields = [
+        (_attribute(key), Any if branch is None else _record_type(branch, {}) | None, defaults.get(key))
+        for key, branch in tree.items()
+    ]
+    return msgspec.defstruct("Record", fields, rename={_attribute(key): key for key in tree})
+
+
+def _attribute(key: str) -> str:
+    return f"f{key.encode().hex()}"
+
+
+def _fitted(record: Any, tree: Tree) -> dict[str, Any]:
+    """What `tree` names of a record; an object that turns out to be something else is taken as absent."""
+    return {
+        key: record[key] if branch is None else _fitted(record[key], branch)
+        for key, branch in tree.items()
+        if isinstance(record, dict) and key in record
+    }
+
+
+def _column(name: str, records: list[Any], keys: list[str]) -> list[Any]:
+    values = records
     for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+        attribute = _attribute(key)
+        values = [one.get(key) if isinstance(one, dict) else getattr(one, attribute, None) for one in values]
+    return [as_texts(one) for one in values] if name in LIST_FIELDS else values
+
+
+READER = Reader(
+    name="jsonl",
+    title="JSON lines with columns of your own",
+    opens=rf".*\.(?:jsonl|ndjson|json){COMPRESSED}",
+    looks_like=lambda _, head: json_object(head.split(b"\n", 1)[0]) is not None,
+    read=read,
+    splits=True,
+)

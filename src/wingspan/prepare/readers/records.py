@@ -1,0 +1,164 @@
+"""Records out of a member: lines, JSON objects on lines, the elements of a JSON array of any length.
+
+Memory stays flat, and every record is accounted for: what cannot be read is handed on as damage.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from wingspan.prepare.readers.archives import Member, one_member
+
+BATCH = 8192  # records
+BATCH_BYTES = 32 << 20
+MAX_RECORD = 16 << 20  # bytes; a longer record is damaged
+DAMAGED = b"\0"  # stands for a line that is too long: no format reads it as a record
+
+_JSON = json.JSONDecoder(strict=False, parse_constant=lambda _: None)  # line breaks within a string do not lose it
+_BETWEEN = re.compile(r"[\s,]*")
+_MIXED = "wingspan.mixed"
+
+Record = TypeVar("Record")
+
+
+def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error(_MIXED, _as_windows_1252)
+
+
+def text_of(raw: bytes) -> str:
+    """Text of mixed encodings: UTF-8, Windows-1252 where bytes are not UTF-8; no NUL."""
+    return raw.decode("utf-8", _MIXED).replace("\0", "")
+
+
+def text_lines(file: Member | Path) -> Iterator[str]:
+    """Lines of a text file of mixed encodings, blank ones too, without their ends."""
+    member = file if isinstance(file, Member) else one_member(file)
+    for whole in _whole_lines(member):
+        yield from (text_of(line).rstrip("\r") for line in whole)
+
+
+def lines(member: Member) -> Iterator[list[bytes]]:
+    """Lines in lists of about `BATCH`, without line feeds and blank ones; `DAMAGED` for each that is too long."""
+    batch, size = list[bytes](), 0
+    for whole in _whole_lines(member):
+        batch += [line for line in whole if line and not line.isspace()]
+        size += sum(map(len, whole))
+        if len(batch) >= BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _whole_lines(member: Member) -> Iterator[list[bytes]]:
+    """The lines that end in each chunk."""
+    chunks = member.chunks()
+    rest, too_long = b"", False
+    for chunk in _within(chunks, *member.part) if member.part else chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        if too_long and whole:
+            whole[0], too_long = DAMAGED, False
+        if len(rest) > MAX_RECORD:
+            rest, too_long = b"", True
+        yield whole
+    yield [DAMAGED if too_long else rest]
+
+
+def _within(chunks: Iterable[bytes], begin: int, end: int) -> Iterator[bytes]:
+    """The lines that begin in a part of a file, of chunks from the byte before it."""
+    at, inside = max(begin - 1, 0), begin == 0
+    for chunk in chunks:
+        start = 0
+        if not inside:
+            start = chunk.find(b"\n") + 1
+            inside = start > 0
+        if at + start >= end:
+            return
+        stop = chunk.find(b"\n", max(end - 1 - at, start)) + 1 if at + len(chunk) >= end else 0
+        if inside:
+            yield chunk[start : stop or None]
+        if stop:
+            return
+        at += len(chunk)
+
+
+def json_lines(
+    batch: Iterable[bytes], decoder: msgspec.json.Decoder[Record], fit: Callable[[Any], Any] = lambda record: record
+) -> tuple[list[Record], int]:
+    """The objects on lines, and how many lines hold none of that type even after `fit` has seen them."""
+    records, damaged, decode = list[Record](), 0, decoder.decode
+    for line in batch:
+        try:
+            records.append(decode(line))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            try:
+                records.append(decode(_mended(line, fit)))
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                damaged += 1
+    return records, damaged
+
+
+def _mended(line: bytes, fit: Callable[[Any], Any]) -> bytes:
+    """JSON without NUL bytes, foreign encodings, control characters in strings and lone surrogates."""
+    record = json_object(line)
+    if record is None:
+        raise ValueError
+    return json.dumps(fit(record), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def json_object(line: bytes | str) -> dict[str, Any] | None:
+    """The object on a line; None when it is damaged or something else."""
+    try:
+        record = _JSON.decode((line if isinstance(line, str) else text_of(line)).strip())
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def json_items(member: Member, opening: str = r"\[") -> Iterator[Any]:
+    """Elements of the array that the first match of `opening` begins, one by one; None for each damaged stretch."""
+    decoder = codecs.getincrementaldecoder("utf-8")(_MIXED)
+    texts = (decoder.decode(chunk).replace("\0", "") for chunk in member.chunks())
+    text = ""
+    while not (begun := re.search(opening, text)):
+        more = next(texts, None) if len(text) < MAX_RECORD else None
+        if more is None:
+            yield None
+            return
+        text += more
+    at, gap = begun.end(), r",\s*"  # what stands between elements, learned from the last two
+    while True:
+        start = _after(_BETWEEN, text, at)
+        if text.startswith("]", start):
+            return
+        try:
+            item, end = _JSON.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            more = next(texts, None) if len(text) - start < MAX_RECORD else None
+            if more is not None:
+                text, at = text[at:] + more, 0
+                continue
+            yield None
+            if (following := re.compile(gap + r"(?=\{)").search(text, start + 1)) is None:
+                return
+            at = following.end()
+        else:
+            gap = re.escape(text[at:start]) if "," in text[at:start] else gap
+            at = end
+            yield item
+
+
+def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return found.end() if found else at
