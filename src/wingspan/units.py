@@ -69,3 +69,26 @@ def money(dollars: float) -> str:
         return f"${dollars:,.0f}"
     decimals = 2 if dollars >= 0.01 or dollars == 0 else 1 - math.floor(math.log10(dollars))
     return f"${dollars:.{decimals}f}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit, each unit said in one way."""
+    match unit:
+        case "s":
+            return duration(value)
+        case "days":
+            return duration(value * 86400)
+        case "B":
+            return size(value)
+        case "USD":
+            return money(value)
+        case "kWh":
+            return energy(value)
+        case "MWh":
+            return energy(value * 1000)
+        case "t":
+            return mass(value)
+        case "share":
+            return f"{100 * value:.3g}%"
+        case _:
+            return f"{count(value)} {unit}"

@@ -11,8 +11,9 @@ import pytest
 from wingspan.errors import InputError, WorkError
 from wingspan.report import overview, quality
 from wingspan.report.page import write_report
-from wingspan.report.record import amount, read_record
+from wingspan.report.record import read_record
 from wingspan.stages import STAGE_NAMES
+from wingspan.units import amount
 from wingspan.workspace import Run
 
 MakeRun = Callable[..., Run]

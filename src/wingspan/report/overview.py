@@ -11,9 +11,9 @@ from markupsafe import Markup
 from wingspan.figures import Figure, measured
 from wingspan.report.charts import Beside, Mark, Stack, beside, stacked_bars
 from wingspan.report.quality import improvements
-from wingspan.report.record import Document, Fact, Record, Told, amount, figure, tell, unbroken
+from wingspan.report.record import Document, Fact, Record, Told, figure, tell, unbroken
 from wingspan.stages import STAGES
-from wingspan.units import duration
+from wingspan.units import amount, duration
 
 _PREDICTED_STAGES = ("prepare", "train", "align", "evaluate")
 _COMPARED = (("wall_s", "s", "Time"), ("peak_memory_bytes", "B", "Peak memory"))

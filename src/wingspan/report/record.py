@@ -10,7 +10,7 @@ from typing import Any
 from wingspan.errors import WorkError
 from wingspan.figures import Basis, Figure
 from wingspan.stages import STAGE_NAMES
-from wingspan.units import count, duration, energy, mass, money, size
+from wingspan.units import amount
 from wingspan.workspace import Run
 
 NOT_RECORDED = "not recorded"
@@ -83,29 +83,6 @@ def tell(what: Figure | None) -> Told:
         return Told(NOT_RECORDED)
     band = [unbroken(amount(bound, what.unit)) for bound in (what.low, what.high) if bound is not None]
     return Told(amount(what.value, what.unit), what.basis, " to ".join(band))
-
-
-def amount(value: float, unit: str) -> str:
-    """A number with its unit, each unit said in one way."""
-    match unit:
-        case "s":
-            return duration(value)
-        case "days":
-            return duration(value * 86400)
-        case "B":
-            return size(value)
-        case "USD":
-            return money(value)
-        case "kWh":
-            return energy(value)
-        case "MWh":
-            return energy(value * 1000)
-        case "t":
-            return mass(value)
-        case "share":
-            return f"{100 * value:.3g}%"
-        case _:
-            return f"{count(value)} {unit}"
 
 
 def unbroken(text: str) -> str:
