@@ -39,7 +39,10 @@ HEAD = 1 << 16  # bytes that a format is recognised by
 PART = 64 << 20  # bytes of a large file that are one unit
 
 # In the order in which `recognise` asks: formats with names of their own before those that only content tells.
-_BUILT_IN = ("parquet", "jsonl", "delimited")
+_BUILT_IN = (
+    "mastodon-archive", "bluesky-car", "bluesky-jetstream", "mastodon-api", "reddit",
+    "parquet", "jsonl", "delimited",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Unit:
 def reader_named(name: str) -> Reader:
     """The reader of that name, built in or plugged in; raises InputError naming the nearest."""
     if name in _BUILT_IN:
-        return cast(Reader, import_module(f"wingspan.prepare.readers.{name}").READER)
+        return cast(Reader, import_module(f"wingspan.prepare.readers.{name.replace('-', '_')}").READER)
     plugged_in = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name in plugged_in:
         return cast(Reader, plugged_in[name].load())

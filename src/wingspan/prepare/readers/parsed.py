@@ -1,0 +1,47 @@
+"""Records of nested JSON -> posts, one function per format that says what one record is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from wingspan.prepare.readers.archives import Member
+from wingspan.prepare.readers.columns import FIELDS, Tombstone, read_batch
+from wingspan.prepare.readers.records import json_lines, lines
+from wingspan.prepare.readers.registry import ReadBatch
+from wingspan.project import PostSource
+
+NOT_A_POST, NO_TEXT, NOTICE, REPOST, NOT_PUBLIC = "not a post", "no text", "deletion notice", "repost", "not public"
+OPTED_OUT = "opted out"
+
+Post = dict[str, Any]  # values by post field
+Parse = Callable[[Any, list[Tombstone]], Post | str]  # a post or why it is none; appends what must not be used
+
+UNEXPECTED = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # a record that is not what its format says
+_DECODER = msgspec.json.Decoder()
+
+
+def parsed_lines(source: PostSource, member: Member, parse: Parse) -> Iterator[ReadBatch]:
+    """Posts of a file of JSON lines, each one record."""
+    for batch in lines(member):
+        records, damaged = json_lines(batch, _DECODER)
+        yield parsed_batch(source, records, parse, damaged)
+
+
+def parsed_batch(
+    source: PostSource, records: Iterable[Any], parse: Parse, damaged: int = 0, tombstones: Iterable[Tombstone] = ()
+) -> ReadBatch:
+    """A batch of `records`; one that `parse` stumbles over is damaged."""
+    posts: list[Post] = []
+    found = list(tombstones)
+    for record in records:
+        try:
+            post = parse(record, found)
+        except UNEXPECTED:
+            damaged += 1
+            continue
+        posts.append({"refused": post} if isinstance(post, str) else post)
+    columns = {name: [post.get(name) for post in posts] for name in (*FIELDS, "refused")}
+    return read_batch(columns, source.name, damaged, dict.fromkeys(found))
