@@ -92,6 +92,17 @@ class Fleet(Section):
     )
     price_per_kwh: NonNegativeFloat = Field(default=0.10, description="US dollars")
     grid_gco2_per_kwh: NonNegativeFloat = Field(default=400.0, description="grams of CO2 per kWh of the grid")
+    water_l_per_kwh: NonNegativeFloat = Field(
+        default=0.37, description="litres evaporated on site per kWh; US data centres of 2023 (LBNL 2024)"
+    )
+    cooling: Literal["liquid", "air"] = Field(default="liquid", description="of the nodes; air needs fans")
+    failures_per_million_device_hours: PositiveFloat | None = Field(
+        default=None, description="interruptions of the run; default: what Llama 3 reports"
+    )
+    delivered_per_week: PositiveFloat | None = Field(
+        default=None, description="devices that arrive a week; default: all are there"
+    )
+    burn_in_days: NonNegativeFloat = Field(default=0.0, description="tests before a delivered machine works")
 
 
 class Layout(Section):
@@ -242,6 +253,16 @@ class Evaluate(Section):
     resamples: Positive = Field(default=2000, description="bootstrap resamples of each interval")
 
 
+class Traffic(Section):
+    """[serve.traffic]: who will ask, for plan to size the machines."""
+
+    daily_users: Positive = Field(default=1_000_000, description="people who ask on a day")
+    questions_per_user: PositiveFloat = Field(default=3.0, description="a day, of each of them")
+    prompt_tokens: Positive = Field(default=600, description="instructions, posts and question")
+    answer_tokens: Positive = Field(default=120, description="tokens of a usual answer")
+    tokens_per_s: PositiveFloat = Field(default=20.0, description="slowest pace at which an answer may be written")
+
+
 class Serve(Section):
     """[serve]: assistant -> answers."""
 
@@ -254,6 +275,10 @@ class Serve(Section):
     remembered_turns: int = Field(
         default=6, ge=0, description="earlier turns put before the assistant; a small model mixes them up: 0"
     )
+    keys: bool = Field(default=False, description="ask for API keys on loopback too (a proxy); elsewhere always")
+    concurrent_answers: Positive = Field(default=32, description="answers made at a time")
+    waiting_answers: int = Field(default=64, ge=0, description="questions that may wait for a place; others get 429")
+    traffic: Traffic = Traffic()
 
 
 class Project(Section):

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,8 +18,10 @@ from wingspan.engine.engine import Chunk, Sampling
 from wingspan.knowledge.grounding import SourcePost
 from wingspan.knowledge.index import PostIndex
 from wingspan.model.chat import SPECIAL_TOKENS, ChatRenderer
+from wingspan.project import Serve
 from wingspan.serve.answering import Assistant
 from wingspan.serve.app import create_app
+from wingspan.serve.keys import Keys
 from wingspan.serve.topics import topics
 
 POSTS = [
@@ -93,28 +96,39 @@ def byte_tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def server(byte_tokenizer: Tokenizer) -> Iterator[Server]:
-    tokenizer, engine, index = byte_tokenizer, ScriptedEngine(), PostIndex()
+def assistant(byte_tokenizer: Tokenizer) -> Iterator[Assistant]:
+    index = PostIndex()
     index.add(POSTS)
-    assistant = Assistant(
+    yield Assistant(
         model_id="harbour",
         name="Robin",
         system="Answer from the posts.",
-        engine=engine,
-        renderer=ChatRenderer(tokenizer),
+        engine=ScriptedEngine(),
+        renderer=ChatRenderer(byte_tokenizer),
         index=index,
         retrieved_posts=3,
         remembered_turns=6,
         max_tokens=64,
     )
-    app = create_app(assistant, topics([post.text for post in POSTS], 8), ["127.0.0.1", "localhost"])
+    index.close()
+
+
+@contextmanager
+def serving(assistant: Assistant, tokenizer: Tokenizer, settings: Serve, keys: Keys | None = None) -> Iterator[Server]:
+    about = topics([post.text for post in POSTS], 8)
+    app = create_app(assistant, settings, topics=about, hosts=["127.0.0.1", "localhost"], keys=keys)
     listener = socket.create_server(("127.0.0.1", 0))
     running = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()
     wait_until(lambda: running.started)
-    yield Server(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, assistant, tokenizer)
+    yield Server(f"http://127.0.0.1:{listener.getsockname()[1]}", assistant.engine, assistant, tokenizer)
     running.should_exit = True
     thread.join()
     listener.close()
-    index.close()
+
+
+@pytest.fixture
+def server(assistant: Assistant, byte_tokenizer: Tokenizer) -> Iterator[Server]:
+    with serving(assistant, byte_tokenizer, Serve()) as started:
+        yield started

@@ -1,10 +1,8 @@
-"""The stages that have no verbs, all with the same options; and serve, which does not end."""
+"""The stages that have no verbs, all with the same options."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -53,38 +51,3 @@ def _register_stage(name: str, group: typer.Typer, text: str) -> None:
 
 for _name, (_group, _text) in _STAGES.items():
     _register_stage(_name, _group, _text)
-
-
-@command(app.serve, ITSELF)
-def serve(
-    project: ProjectPath = Path("."),
-    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes any free port.")] = None,
-    engine: Annotated[str | None, typer.Option(help="openvino or torch.")] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the chat page.")] = True,
-    overrides: Overrides = None,
-    runs: Runs = Path("runs"),
-    json_: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """The assistant answers: a chat page and an OpenAI-compatible API, with posts as sources.
-
-    Example: wingspan serve examples/laptop --port 8321
-    """
-    from wingspan.console import notices, output, print_json
-    from wingspan.serve.run import serve as start
-    from wingspan.workspace import find_run
-
-    settings = {"serve.host": host, "serve.port": port, "serve.engine": engine}
-    given = [f"{key}={value}" for key, value in settings.items() if value is not None]
-    run = find_run(project, [*(overrides or ()), *given], runs)
-
-    def ready(url: str) -> None:
-        if json_:
-            print_json({"url": url, "api": f"{url}/v1", "model": run.project.project.name})
-            return
-        output.print(f"[bold]{run.project.assistant.name}[/] answers at [cyan]{url}[/]  (API: {url}/v1, Ctrl-C stops)")
-        if browser and sys.stdout.isatty():
-            typer.launch(url)
-
-    start(run, on_ready=ready, say=lambda line: notices.print(f"  {line}", style="dim", markup=False))

@@ -7,21 +7,27 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from wingspan.engine.engine import Sampling
 from wingspan.errors import WorkError
 from wingspan.knowledge.grounding import SourcePost
+from wingspan.project import Serve
 from wingspan.serve import openai
+from wingspan.serve.access import Access, Admission
 from wingspan.serve.answering import Assistant, Ending, answer
 from wingspan.serve.guard import BodyLimit, OwnHosts, SecurityHeaders
+from wingspan.serve.keys import Key, Keys
+from wingspan.serve.metrics import CountRequests, Metrics
 from wingspan.serve.openai import ApiError, ChatRequest
 
 _WEB = Path(__file__).parent / "web"
@@ -31,57 +37,90 @@ _SEARCH_LIMIT = 50
 T = TypeVar("T")
 
 
-def create_app(assistant: Assistant, topics: Sequence[str] = (), hosts: Sequence[str] = ("*",)) -> FastAPI:
-    """The application. `hosts` are the Host headers it answers to, which is what stops DNS rebinding."""
+@dataclass(frozen=True)
+class _Gateway:
+    """What every route needs."""
+
+    assistant: Assistant
+    access: Access
+    admission: Admission
+    metrics: Metrics
+
+
+def create_app(
+    assistant: Assistant,
+    settings: Serve,
+    *,
+    topics: Sequence[str] = (),
+    hosts: Sequence[str] = ("*",),
+    keys: Keys | None = None,
+) -> FastAPI:
+    """The application.
+
+    `hosts` are the Host headers it answers to, which is what stops DNS rebinding; without `keys` none is asked for.
+    """
+    admission = Admission(settings.concurrent_answers, settings.waiting_answers)
+    gateway = _Gateway(assistant, Access(keys), admission, Metrics(admission))
     app = FastAPI(title="wingspan", docs_url=None, redoc_url=None)
+    app.add_middleware(CountRequests, metrics=gateway.metrics)
     app.add_middleware(BodyLimit, limit=_BODY_LIMIT)
     app.add_middleware(OwnHosts, hosts=frozenset(hosts))
     app.add_middleware(SecurityHeaders)
     _answer_errors_in_openai_form(app)
-    _add_health(app, assistant)
-    _add_models(app, assistant)
-    _add_chat(app, assistant)
-    _add_posts(app, assistant)
-    _add_page(app, assistant, topics)
+    _add_health(app, gateway)
+    _add_models(app, gateway)
+    _add_chat(app, gateway)
+    _add_posts(app, gateway)
+    _add_page(app, gateway, topics)
     return app
 
 
-def _add_health(app: FastAPI, assistant: Assistant) -> None:
+def _add_health(app: FastAPI, gateway: _Gateway) -> None:
     @app.get("/healthz")
     async def alive() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get("/readyz")
     async def ready() -> JSONResponse:
-        ready = assistant.engine.healthy
+        ready = gateway.assistant.engine.healthy
         return JSONResponse({"status": "ready" if ready else "failed"}, 200 if ready else 503)
 
+    @app.get("/metrics", dependencies=[Depends(gateway.access.needs("metrics"))])
+    async def metrics() -> Response:
+        return Response(gateway.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
-def _add_models(app: FastAPI, assistant: Assistant) -> None:
-    @app.get("/v1/models")
+
+def _add_models(app: FastAPI, gateway: _Gateway) -> None:
+    known = [Depends(gateway.access.needs())]
+
+    @app.get("/v1/models", dependencies=known)
     async def models() -> dict[str, Any]:
-        return openai.models(assistant.model_id)
+        return openai.models(gateway.assistant.model_id)
 
-    @app.get("/v1/models/{name}")
+    @app.get("/v1/models/{name}", dependencies=known)
     async def model(name: str) -> dict[str, Any]:
-        _check_model(assistant, name)
+        _check_model(gateway.assistant, name)
         return openai.model(name)
 
 
-def _add_posts(app: FastAPI, assistant: Assistant) -> None:
-    @app.get("/v1/search")
-    def search(q: str = Query(max_length=2000), limit: int = Query(10, ge=1, le=_SEARCH_LIMIT)) -> dict[str, Any]:
-        return {"object": "list", "data": [openai.post(one) for one in assistant.index.search(q, limit)]}
+def _add_posts(app: FastAPI, gateway: _Gateway) -> None:
+    index, may_search = gateway.assistant.index, [Depends(gateway.access.needs("search"))]
 
-    @app.get("/v1/posts/{post_id:path}")
+    @app.get("/v1/search", dependencies=may_search)
+    def search(q: str = Query(max_length=2000), limit: int = Query(10, ge=1, le=_SEARCH_LIMIT)) -> dict[str, Any]:
+        return {"object": "list", "data": [openai.post(one) for one in index.search(q, limit)]}
+
+    @app.get("/v1/posts/{post_id:path}", dependencies=may_search)
     def post(post_id: str) -> dict[str, Any]:
-        if (found := assistant.index.get(post_id)) is None:
+        if (found := index.get(post_id)) is None:
             raise ApiError(404, f"there is no post '{post_id}'", param="post_id", code="post_not_found")
         return openai.post(found)
 
 
-def _add_page(app: FastAPI, assistant: Assistant, topics: Sequence[str]) -> None:
-    @app.get("/v1/assistant")
+def _add_page(app: FastAPI, gateway: _Gateway, topics: Sequence[str]) -> None:
+    assistant = gateway.assistant
+
+    @app.get("/v1/assistant", dependencies=[Depends(gateway.access.needs())])
     def about() -> dict[str, Any]:
         """What the chat page opens with."""
         return {
@@ -102,18 +141,40 @@ def _add_page(app: FastAPI, assistant: Assistant, topics: Sequence[str]) -> None
     app.mount("/web", StaticFiles(directory=_WEB))
 
 
-def _add_chat(app: FastAPI, assistant: Assistant) -> None:
+def _add_chat(app: FastAPI, gateway: _Gateway) -> None:
+    assistant, may_chat = gateway.assistant, Depends(gateway.access.needs("chat"))
+
     @app.post("/v1/chat/completions")
-    async def chat(asked: ChatRequest, request: Request) -> Response:
+    async def chat(asked: ChatRequest, request: Request, key: Key | None = may_chat) -> Response:
         _check_model(assistant, asked.model)
         posts, prompt = await asyncio.to_thread(_grounded, assistant, asked)
         pieces = answer(assistant, prompt, posts, _sampling(assistant, asked, len(prompt)), asked.stops)
+        gateway.admission.check()
+        pieces = _accounted(gateway, key, pieces, len(prompt))
         if asked.stream:
             events = _events(asked, pieces, posts, len(prompt))
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         text, ending = await _unless_disconnected(request, _collect(pieces))
         body = openai.completion(_answer_id(), asked.model, text, ending, len(prompt))
         return JSONResponse(body | {"posts": _numbered(posts)} | openai.evidence(ending, posts))
+
+
+async def _accounted(
+    gateway: _Gateway, key: Key | None, pieces: AsyncGenerator[str | Ending, None], prompt_tokens: int
+) -> AsyncGenerator[str | Ending, None]:
+    """The same pieces, made in a place of their own; what they took is charged even if the client leaves."""
+    written = 0
+    try:
+        async with gateway.admission.place(), aclosing(gateway.metrics.timed(pieces)) as timed:
+            async for piece in timed:
+                written = piece.tokens if isinstance(piece, Ending) else written + 1  # a piece is about a token
+                if isinstance(piece, Ending):
+                    gateway.metrics.count_citations(piece)
+                yield piece
+    finally:
+        await pieces.aclose()
+        gateway.metrics.count_tokens(prompt_tokens, written)
+        gateway.access.charge(key, prompt_tokens + written)
 
 
 def _grounded(assistant: Assistant, asked: ChatRequest) -> tuple[list[SourcePost], list[int]]:
@@ -225,7 +286,7 @@ def _engine_error(error: WorkError) -> ApiError:
 
 def _answer_errors_in_openai_form(app: FastAPI) -> None:
     def respond(error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status)
+        return JSONResponse(error.body, error.status, error.headers)
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:

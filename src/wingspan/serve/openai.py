@@ -33,8 +33,9 @@ class ApiError(HTTPException):
         kind: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(status, message)
+        super().__init__(status, message, headers)
         self.status = status
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

@@ -8,12 +8,14 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from wingspan.errors import InputError
 from wingspan.serve.app import create_app
+from wingspan.serve.keys import Keys
 from wingspan.serve.load import load_assistant
 from wingspan.serve.topics import topics
 from wingspan.workspace import Run
@@ -26,14 +28,17 @@ def serve(run: Run, *, on_ready: Callable[[str], None], say: Callable[[str], Non
     """Serve the assistant of a run at serve.host and serve.port until Ctrl-C or SIGTERM.
 
     `on_ready` gets the URL as soon as requests are answered; `say` gets lines about slow first steps.
-    Raises InputError when there is no assistant or the address cannot be had.
+    Raises InputError when there is no assistant, the address cannot be had, or keys are asked for and there are none.
     """
     settings = run.project.serve
+    keys = _keys(run)
     with _bind(settings.host, settings.port) as listener:
         assistant = load_assistant(run, say)
         try:
             suggested = topics(assistant.index.texts(_TOPIC_POSTS), _TOPICS)
-            app = create_app(assistant, suggested, _own_hosts(settings.host))
+            app = create_app(
+                assistant, settings, topics=suggested, hosts=_own_hosts(settings.host, keys is not None), keys=keys
+            )
             # asyncio warns of writes to a client that has just left, which is nothing to warn of here
             logging.getLogger("asyncio").setLevel(logging.ERROR)
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_DRAIN_S, ws="none")
@@ -64,9 +69,29 @@ def _bind(host: str, port: int) -> Iterator[socket.socket]:
         yield bound
 
 
-def _own_hosts(host: str) -> list[str]:
-    """Host headers to answer to: on loopback only its names, so that no page of the web can reach in."""
-    return ["localhost", "127.0.0.1", "[::1]", host] if _is_loopback(host) else ["*"]
+def keys_file(run: Run) -> Path:
+    """Where the API keys of a run lie; they belong to the run, not to one assistant."""
+    return run.folder / "keys.sqlite"
+
+
+def _keys(run: Run) -> Keys | None:
+    """The keys to ask for; None on loopback, unless the project wants them there too."""
+    settings = run.project.serve
+    if _is_loopback(settings.host) and not settings.keys:
+        return None
+    keys = Keys(keys_file(run))
+    if not keys.all():
+        raise InputError(
+            "keys are asked for and there are none yet",
+            where=f"serve.host = {settings.host}",
+            remedy=f"Make one: wingspan serve keys {run.folder} --add NAME",
+        )
+    return keys
+
+
+def _own_hosts(host: str, keyed: bool) -> list[str]:
+    """Host headers to answer to: on loopback without keys only its names, so that no page of the web can reach in."""
+    return ["localhost", "127.0.0.1", "[::1]", host] if _is_loopback(host) and not keyed else ["*"]
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,9 +2,23 @@
 
 import { say } from "./words.js";
 
+// A server beyond loopback asks for a key, which lives as long as the tab.
+async function request(path, options = {}) {
+  for (;;) {
+    const key = sessionStorage.getItem("key");
+    const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+    const reply = await fetch(path, { ...options, headers }).catch((error) => {
+      throw error.name === "AbortError" ? error : new Error(say.unreachable);
+    });
+    if (reply.status !== 401) return reply;
+    const given = window.prompt(say.key)?.trim();
+    if (!given) return reply;
+    sessionStorage.setItem("key", given);
+  }
+}
+
 async function get(path) {
-  const reply = await fetch(path).catch(() => null);
-  if (!reply) throw new Error(say.unreachable);
+  const reply = await request(path);
   if (!reply.ok) throw new Error((await reply.json()).error.message);
   return reply.json();
 }
@@ -16,13 +30,11 @@ export const search = async (text, limit) =>
 
 // Yields the events of a streamed answer; aborting the signal stops the model too.
 export async function* ask(model, messages, sampling, signal) {
-  const reply = await fetch("/v1/chat/completions", {
+  const reply = await request("/v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ model, messages, stream: true, ...sampling }),
     signal,
-  }).catch((error) => {
-    throw error.name === "AbortError" ? error : new Error(say.unreachable);
   });
   if (!reply.ok) throw new Error((await reply.json()).error.message);
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();

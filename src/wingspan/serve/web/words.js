@@ -33,6 +33,7 @@ const ENGLISH = {
   by: (author) => `by ${author}`,
   noPost: "There is no such post. It may have been deleted.",
   unreachable: "The server does not answer. Is it still running?",
+  key: "This server asks for an API key:",
 };
 
 const FRENCH = {
@@ -68,6 +69,7 @@ const FRENCH = {
   by: (author) => `de ${author}`,
   noPost: "Ce message n’existe pas. Il a peut-être été supprimé.",
   unreachable: "Le serveur ne répond pas. Tourne-t-il encore ?",
+  key: "Ce serveur demande une clé d’API :",
 };
 
 export const language = navigator.language.toLowerCase().startsWith("fr") ? "fr" : "en";
