@@ -38,13 +38,20 @@ class Chip:
     domain_gb_s: float | None = None
     network_gb_s: float | None = None  # scale-out, between domains
     tdp_w: float | None = None
-    wall_w: float | None = None  # measured at the wall while training, per device, host included
-    usd_per_hour: float | None = None
+    wall_w: float | None = None  # at the wall at full load, per device, host included
+    usd_per_hour: float | None = None  # on demand
+    reserved_usd_per_hour: float | None = None  # for a year or more
+    purchase_usd: float | None = None  # per device, its share of the server included
     source: str = ""
     source_date: str = ""
     wall_source: str = ""
     price_source: str = ""
     price_date: str = ""
+    reserved_source: str = ""
+    reserved_date: str = ""
+    purchase_source: str = ""
+    purchase_date: str = ""
+    availability: str = ""
     notes: str = ""
 
     @property

@@ -13,10 +13,37 @@ from wingspan.plan.chips import Chip, catalogue
 from wingspan.plan.grid import Grid, Workload
 from wingspan.plan.layouts import Problem, choose, problem_of
 from wingspan.plan.network import Network
-from wingspan.plan.wholerun import FAILURE_SOURCE, WholeRun, whole_run
+from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
 from wingspan.project import Fleet, Layout
 
 STEP_ERROR, MEMORY_ERROR = 0.38, 0.52  # half-widths of the 90% bands, from the back-test (docs/plan.md)
+# Of a run: unit, half-width of the 90% band, source.
+_RUN_FIGURES: dict[str, tuple[str, float, str]] = {
+    "days": ("days", STEP_ERROR, ""),
+    "calendar_days": ("days", STEP_ERROR, ""),
+    "device_hours": ("device-hours", STEP_ERROR, ""),
+    "mean_hours_between_failures": ("hours", 0.5, FAILURE_SOURCE),
+    "restart_s": ("s", 0.5, "MLPerf training logs, Llama 3 (arXiv 2407.21783)"),
+    "checkpoint_interval_s": ("s", 0.25, "Daly 2006, equation 37"),
+    "goodput": ("", 0.03, "Daly 2006, equation 20"),
+    "checkpoint_bytes": ("B", 0.1, "13 bytes per parameter measured (Nemotron-4, BLOOM)"),
+    "checkpoint_write_gb_s": ("GB/s", 0.3, "one checkpoint within the interval"),
+    "checkpoint_read_gb_s": ("GB/s", 0.5, "2 GB/s per node (Llama 3 reports 2 to 7 TB/s in all)"),
+    "data_bytes": ("B", 0.05, ""),
+    "storage_bytes": ("B", 0.1, "data and the checkpoints that are kept"),
+    "watts_per_device": ("W", 0.1, ""),
+    "site_kw": ("kW", 0.15, ""),
+    "heat_kw_per_node": ("kW", 0.1, ""),
+    "heat_kw_per_rack": ("kW", 0.1, ""),
+    "energy_mwh": ("MWh", STEP_ERROR, "MLPerf power logs"),
+    "carbon_t": ("t", STEP_ERROR, "grid intensity of the project file"),
+    "water_m3": ("m3", STEP_ERROR, "litres per kWh of the project file"),
+    "energy_cost": ("USD", STEP_ERROR, "price per kWh of the project file"),
+    "cost": ("USD", STEP_ERROR, ""),
+    "cost_on_demand": ("USD", STEP_ERROR, ""),
+    "cost_reserved": ("USD", STEP_ERROR, ""),
+    "cost_owned": ("USD", STEP_ERROR, ""),
+}
 _COMPUTING = ("matmul", "attention", "elementwise", "recompute", "optimizer")
 
 AT_SCALE_CHIP = "H100 SXM"
@@ -65,9 +92,12 @@ class Priced:
     @property
     def price_source(self) -> str:
         """Where the price of a device-hour comes from."""
-        if self.fleet.price_per_device_hour:
-            return "price of the project file"
-        return ", ".join(filter(None, (self.problem.chip.price_source, self.problem.chip.price_date)))
+        chip = self.problem.chip
+        return (
+            "price of the project file"
+            if self.fleet.price_per_device_hour
+            else dated(chip.price_source, chip.price_date)
+        )
 
     @property
     def _peak_flops(self) -> float:
@@ -91,49 +121,50 @@ class Priced:
             "step_items_s": self.step,
             "memory_items_bytes": self.memory,
             "device_memory_bytes": chip.memory_bytes,
+            "energy_items_mwh": self.run.energy_items_mwh,
+            "owned_items_usd": self.run.owned_items_usd,
             **{name: figure.as_json() for name, figure in self._figures().items()},
         }
 
     def _figures(self) -> dict[str, Figure]:
-        run, chip = self.run, self.problem.chip
-        price = self.price_source
+        chip, run = self.problem.chip, self.run
         of_step = {
-            "step_s": (self.step_s, "s", ""),
-            "tokens_per_s": (self.tokens_per_s, "tokens/s", ""),
-            "mfu": (self.mfu, "", "causal attention, of the dense bf16 peak"),
-            "hfu": (self.hfu, "", "the same with recomputed work"),
-            "days": (run.days, "days", ""),
-            "device_hours": (run.device_hours, "device-hours", ""),
-            "energy_mwh": (run.energy_mwh, "MWh", chip.wall_source),
-            "carbon_t": (run.carbon_t, "t", ""),
-            "energy_cost": (run.energy_cost, "USD", ""),
-            "cost": (run.device_cost, "USD", price),
-        }
-        others = {
+            "step_s": predicted(self.step_s, "s", error=STEP_ERROR),
+            "tokens_per_s": predicted(self.tokens_per_s, "tokens/s", error=STEP_ERROR),
+            "mfu": predicted(self.mfu, "", error=STEP_ERROR, source="causal attention, of the dense bf16 peak"),
+            "hfu": predicted(self.hfu, "", error=STEP_ERROR, source="the same with recomputed work"),
             "memory_bytes": predicted(sum(self.memory.values()), "B", error=MEMORY_ERROR),
-            "goodput": predicted(run.goodput, "", error=0.03),
-            "failures": predicted(run.failures, "", error=0.5, source=FAILURE_SOURCE),
-            "mean_hours_between_failures": predicted(
-                run.mean_hours_between_failures, "hours", error=0.5, source=FAILURE_SOURCE
-            ),
-            "restart_s": predicted(run.restart_s, "s", error=0.5),
-            "checkpoint_interval_s": predicted(run.checkpoint_interval_s, "s", error=0.25, source="Daly 2006"),
-            "checkpoint_bytes": predicted(run.checkpoint_bytes, "B", error=0.1),
-            "data_bytes": predicted(run.data_bytes, "B", error=0.05),
         }
-        if run.site_kw is not None and run.watts_per_device is not None and run.heat_kw_per_node is not None:
-            others["watts_per_device"] = predicted(run.watts_per_device, "W", error=0.1, source=chip.wall_source)
-            others["site_kw"] = predicted(run.site_kw, "kW", error=0.15)
-            others["heat_kw_per_node"] = predicted(run.heat_kw_per_node, "kW", error=0.1)
-        known = {
-            name: predicted(value, unit, error=STEP_ERROR, source=source)
-            for name, (value, unit, source) in of_step.items()
-            if value is not None
+        sources = {
+            "cost": self.price_source,
+            "cost_on_demand": dated(chip.price_source, chip.price_date),
+            "cost_reserved": dated(chip.reserved_source, chip.reserved_date),
+            "cost_owned": dated(chip.purchase_source, chip.purchase_date),
+            "watts_per_device": chip.wall_source,
         }
-        return known | others
+        of_run = {
+            name: predicted(value, unit, error=error, source=sources.get(name, source))
+            for name, (unit, error, source) in _RUN_FIGURES.items()
+            if (value := getattr(run, name)) is not None
+        }
+        return of_step | of_run | {"failures": self._failures()}
+
+    def _failures(self) -> Figure:
+        """Interruptions of the run; the band is what other published runs and clusters would make of it."""
+        run, given = self.run, self.fleet.failures_per_million_device_hours
+        if given:
+            return predicted(run.failures, "", error=0.3, source="rate of the project file")
+        per_rate = run.failures / FAILURES[FAILURE_SOURCE]
+        low, high = min(FAILURES.values()), max(FAILURES.values())
+        return Figure(run.failures, "", "predicted", FAILURE_SOURCE, low * per_rate, high * per_rate)
 
 
-def price_layout(problem: Problem, layout: Layout, tokens: float, fleet: Fleet) -> Priced:
+def dated(source: str, date: str) -> str:
+    """A source with its date, where one is known."""
+    return ", ".join(filter(None, (source, date)))
+
+
+def price_layout(problem: Problem, layout: Layout, tokens: float, fleet: Fleet, kept_checkpoints: int = 2) -> Priced:
     """Everything about one layout of a problem."""
     grid = Grid.of(layout)
     memory = {name: float(values[0]) for name, values in problem.memory(grid).items()}
@@ -147,6 +178,7 @@ def price_layout(problem: Problem, layout: Layout, tokens: float, fleet: Fleet) 
         parameters=problem.network.parameters,
         chip=problem.chip,
         fleet=fleet,
+        kept_checkpoints=kept_checkpoints,
     )
     return Priced(problem, fleet, layout, memory, step, run)
 
@@ -158,6 +190,7 @@ def chips_side_by_side(network: Network, workload: Workload, tokens: float, flee
 
 def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, chip: Chip) -> dict[str, Any]:
     row: dict[str, Any] = {"device": chip.name, "source": chip.source, "source_date": chip.source_date}
+    row |= {"availability": chip.availability, "memory_gb": chip.memory_gb, "bf16_tflops": chip.bf16_tflops}
     own = fleet.model_copy(update={"price_per_device_hour": None})
     problem = problem_of(network, workload, chip, own)
     try:
@@ -170,9 +203,13 @@ def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, 
         "mfu": priced.mfu,
         "memory_share": sum(priced.memory.values()) / chip.memory_bytes,
         "energy_mwh": priced.run.energy_mwh,
-        "cost": priced.run.device_cost,
+        "cost": priced.run.cost,
+        "cost_reserved": priced.run.cost_reserved,
+        "cost_owned": priced.run.cost_owned,
         "price_source": chip.price_source,
         "price_date": chip.price_date,
+        "watts_per_device": priced.run.watts_per_device,
+        "layout": choice.layout.model_dump(mode="json"),
     }
 
 

@@ -17,7 +17,10 @@ from wingspan.plan.layouts import Choice, Problem, check, choose, problem_of
 from wingspan.plan.machine import Measurement, measure, nominal
 from wingspan.plan.network import Network, network_of
 from wingspan.plan.page import page
+from wingspan.plan.quality import quality
 from wingspan.plan.sentence import sentence
+from wingspan.plan.serving import serving
+from wingspan.plan.wholerun import FAILURES
 from wingspan.project import Layout, Project
 from wingspan.workspace import StageContext
 
@@ -29,11 +32,13 @@ def work(context: StageContext) -> dict[str, Any]:
     project = context.project
     shape = shape_of(project.model)
     with context.progress.task("plan", 4) as task:
-        measurement = measure(torch=project.fleet.device == THIS_MACHINE)
-        task.advance(note="machine measured")
         layout, choice = decide_layout(project, shape)
         task.advance(note="layout chosen" if choice else "layout checked")
-        plan = make_plan(project, shape, measurement, layout, choice, _documents(project, context.run.base))
+        if project.fleet.device != THIS_MACHINE:
+            context.progress.say(first_answer(project, shape, layout))
+        measurement = measure(torch=project.fleet.device == THIS_MACHINE)
+        task.advance(note="machine measured")
+        plan = make_plan(project, shape, measurement, layout, choice, _text_bytes(project, context.run.base))
         task.advance(note="fleets priced")
         _write(context.output, project, layout, plan)
         task.advance(note="written")
@@ -55,24 +60,40 @@ def decide_layout(project: Project, shape: ModelShape) -> tuple[Layout, Choice |
     return choice.layout, choice
 
 
+def first_answer(project: Project, shape: ModelShape, layout: Layout) -> str:
+    """The sentence of a fleet's plan, before this machine is measured and other chips are priced."""
+    tokens = training_tokens(project, shape)
+    fleet = _price(project, network_of(shape), workload_of(project), layout, tokens, nominal())
+    return sentence({"model": _model(shape, project, tokens), "fleet": fleet.as_json()})
+
+
 def make_plan(
     project: Project,
     shape: ModelShape,
     measurement: Measurement,
     layout: Layout,
     choice: Choice | None,
-    documents: int | None,
+    text_bytes: int | None,
 ) -> dict[str, Any]:
     """The whole plan as JSON."""
     network, workload = network_of(shape), workload_of(project)
     tokens = training_tokens(project, shape)
     fleet = _price(project, network, workload, layout, tokens, measurement)
+    flops = network.training_flops_per_token(workload.sequence) * tokens
+    scratch = project.model.start == "scratch"
+    weight_bytes = 2.0 if project.serve.weights == "f16" else 1.0
+    documents = None if text_bytes is None else text_bytes // _BYTES_PER_DOCUMENT
     plan: dict[str, Any] = {
         "project": project.project.name,
         "machine": measurement.as_json(),
         "model": _model(shape, project, tokens),
         "layout_source": "chosen" if choice else "given",
         "fleet": fleet.as_json(),
+        "quality": quality(shape.active_parameters, tokens, flops, from_scratch=scratch, text_bytes=text_bytes),
+        "serving": serving(
+            network, fleet.problem.chip, project.serve.traffic, project.fleet.devices_per_node, weight_bytes
+        ),
+        "failure_rates": FAILURES,
         "at_scale": at_scale(network, workload, tokens, chip_named(AT_SCALE_CHIP), project.fleet),
         "chips": chips_side_by_side(network, workload, tokens, project.fleet),
     }
@@ -93,7 +114,7 @@ def _price(
 ) -> Priced:
     chip: Chip = this_machine(measurement) if project.fleet.device == THIS_MACHINE else chip_named(project.fleet.device)
     problem: Problem = problem_of(network, workload, chip, project.fleet)
-    return price_layout(problem, layout, tokens, project.fleet)
+    return price_layout(problem, layout, tokens, project.fleet, project.train.keep_checkpoints)
 
 
 def _model(shape: ModelShape, project: Project, tokens: int) -> dict[str, Any]:
@@ -109,15 +130,15 @@ def _model(shape: ModelShape, project: Project, tokens: int) -> dict[str, Any]:
     }
 
 
-def _documents(project: Project, base: Path) -> int | None:
-    """About how many posts lie in the sources, by their size; None where one is not on this machine yet."""
+def _text_bytes(project: Project, base: Path) -> int | None:
+    """Bytes of the posts' sources; None where one is not on this machine yet, or there are none."""
     found = 0
     for source in project.prepare.posts:
         if (path := _local(source.path, base)) is None:
             return None
         files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
-        found += sum(one.stat().st_size for one in files) // _BYTES_PER_DOCUMENT
-    return found
+        found += sum(one.stat().st_size for one in files)
+    return found or None
 
 
 def _local(spec: str, base: Path) -> Path | None:
