@@ -52,6 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(gradient, matrix, out=hidden_gradient[begin : begin + rows])
                 part = (gradient.T @ chunk).float()
                 weight_gradient = part if weight_gradient is None else weight_gradient.add_(part)
+                del logits, gradient, part  # or they would lie beside those of the next chunk
         if wanted and weight_gradient is None:
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
