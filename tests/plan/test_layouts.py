@@ -124,7 +124,8 @@ def test_more_devices_never_need_more_memory(grid: Grid, dial: str, last: bool) 
 def tensors(grid: Grid, last: bool) -> float:
     """Bytes of all tensors: what a device holds, without the buffers that every new group opens."""
     problem = problem_for(grid)
-    items = memory_of.stage_memory(LARGE, grid, problem.workload, H100, problem.software, last=last)
+    stage = grid.pp - 1 if last else 0
+    items = memory_of.stage_memory(LARGE, grid, problem.workload, H100, problem.software, stage)
     return float((memory_of.total(items) - items["communication"])[0])
 
 

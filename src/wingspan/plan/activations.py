@@ -1,7 +1,7 @@
 """What a layer keeps for its backward pass, and how many micro-batches of it.
 
 Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer Models"), written per
-matrix so that grouped-query attention, gated MLPs and experts are counted too.
+matrix so that grouped-query and latent attention, gated MLPs and experts are counted too.
 """
 
 from __future__ import annotations
@@ -9,80 +9,97 @@ from __future__ import annotations
 import numpy as np
 
 from wingspan.plan.chips import Chip
-from wingspan.plan.grid import Array, Grid, Software, Workload
+from wingspan.plan.grid import SCHEDULES, Array, Grid, Software, Workload
 from wingspan.plan.network import Network
 
-_CPU_NORM_WORDS = 6  # values of width h that the CPU's norms keep beside their input: fp32 copies
 _CPU_SCORES_UP_TO = 512  # tokens of a sequence up to which the CPU multiplies with a score matrix
 _FULL, _SELECTIVE = 2, 1  # indices into grid.RECOMPUTE
+_ZERO_BUBBLE, _ZBV, _V_HALF, _V_MIN = range(1, len(SCHEDULES))
 
 
-def in_flight_micro_batches(grid: Grid, workload: Workload, *, last: bool) -> Array:
-    """Micro-batches whose activations a stage holds at once under 1F1B (Narayanan et al. 2021).
+def in_flight_micro_batches(grid: Grid, workload: Workload, stage: Array) -> Array:
+    """Micro-batches whose activations pipeline stage `stage` (from 0) holds at once.
 
-    The first stage holds min(m, p), interleaving multiplies it by 1 + (p - 1)/(p v); the last holds one,
-    with interleaving one per chunk's share.
+    1F1B: min(m, p - stage) (Narayanan et al. 2021). Interleaved, ((v - 1) p + 2 (p - stage) - 1) / v: the
+    chunks of Megatron's warm-up and the one at work, which on the first stage is p (1 + (p - 1)/(p v)). Zero
+    bubble: p on every stage for H1 and V (Qi et al. 2023), p/2 + 1 for V-Half and (p + 4)/3 for V-Min (Qi et
+    al. 2024).
     """
-    m = grid.micro_batches(workload)
-    if last:
-        return np.minimum(m, np.where(grid.interleave > 1, 1 + (grid.pp - 1) / grid.interleave, 1.0))
-    extra = np.where(grid.interleave > 1, 1 + (grid.pp - 1) / (grid.pp * grid.interleave), 1.0)
-    return np.minimum(m, grid.pp * extra)
+    p, v = grid.pp, grid.interleave
+    interleaved = ((v - 1) * p + 2 * (p - stage) - 1) / v
+    held = np.where(v > 1, interleaved, p - stage)
+    schedules = [grid.schedule == one for one in (_ZERO_BUBBLE, _ZBV, _V_HALF, _V_MIN)]
+    held = np.where(p > 1, np.select(schedules, [p, p, p / 2 + 1, (p + 4) / 3], held), 1.0)
+    return np.minimum(grid.micro_batches(workload), held)
 
 
-def layers_held(network: Network, grid: Grid, workload: Workload, *, last: bool) -> Array:
-    """Layers of the fullest stage at one end of the pipeline, times their micro-batches in flight.
-
-    A remainder of layers lies in the middle of a pipeline: then the second stage, with one layer more and
-    one micro-batch less than the first, can be the fullest.
-    """
-    in_flight = in_flight_micro_batches(grid, workload, last=last)
-    middle = np.ceil(network.layers / grid.pp) * np.minimum(in_flight, np.maximum(grid.pp - 1, 1))
-    fullest: Array = np.maximum(np.floor(network.layers / grid.pp) * in_flight, middle)
-    return fullest
+def layers_of_stage(network: Network, grid: Grid, stage: Array) -> Array:
+    """Layers of a pipeline stage: as even as can be, the remainder in the middle, as train cuts them."""
+    even = np.floor(network.layers / grid.pp)
+    left = network.layers - even * grid.pp
+    first = np.floor((grid.pp - left) / 2)
+    return even + ((stage >= first) & (stage < first + left))
 
 
 def kept_bytes(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software, word: Array) -> Array:
-    """Bytes that one layer keeps per token, by recompute policy; tensor and sequence parallelism divide them.
+    """Bytes that one layer keeps per token, by recompute policy.
 
-    'full' keeps the block's input; 'selective' also what matrix multiplications and attention made;
-    'none' keeps everything.
+    'full' keeps the block's input. 'selective' forgets what attention made inside, which fused kernels never
+    keep (Korthikanti et al. 2022), or all but the products of matrices and attention.
     """
-    h, f = network.hidden, mlp_values(network)
-    heads = 2 * (network.heads + network.kv_heads) * network.head_dim
+    books, h, tp = software.accounting, network.hidden, grid.tp
     whole = whole_block(network, grid, workload, chip, software, word)
-    products = word * (3 * h + heads + (2 if network.gated else 1) * f) / grid.tp
-    if not software.flash:
-        products = whole - _score_bytes(network, workload) / grid.tp
+    if books.selective == "attention":
+        selective = whole if software.flash else whole - _score_bytes(network, workload) / tp
+    else:
+        inner = (2 if network.gated else 1) * mlp_values(network)
+        outputs = word * (1 + max(1.0, _experts_per_layer(network))) * h
+        outputs = outputs / (1.0 if books.gathered else tp)  # the ranks' sums come after
+        share = 0.5 if books.selective == "half of products" else 1.0
+        attended = network.heads * network.value_dim
+        products = outputs + word * (network.attention_values - attended + inner) / tp
+        selective = word * (h + attended) / tp + share * products
     policies = [grid.recompute == _FULL, grid.recompute == _SELECTIVE]
-    return np.select(policies, [word * h / grid.tp, products], whole)
+    return np.select(policies, [word * h / _over_tokens(software, tp), selective], whole)
 
 
 def whole_block(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software, word: Array) -> Array:
     """Bytes per token of one layer that recomputes nothing.
 
-    Four inputs of width h (two norms, two groups of matrices), q, k, v and attention's output, the MLP's
-    inner values; queries and keys before their norms. GPT blocks of 2022 also keep dropout masks and score
-    matrices; eager kernels also the activation function's value; a CPU its fp32 norms and small score
-    matrices.
+    Four values of width h (into and out of two norms), q, k, v and attention's output, the MLP's inner
+    values. GPT blocks before flash attention also keep dropout masks and score matrices, a CPU small score
+    matrices; the rest is the software's habit (Accounting).
     """
-    h, f = network.hidden, mlp_values(network)
-    heads = 2 * (network.heads + network.kv_heads) * network.head_dim
-    norms = (network.heads + network.kv_heads) * network.head_dim if network.qk_norm else 0
-    routed = 2 * h * network.experts_per_token if network.experts else 0
-    inner = (2 + network.gated + (software.eager and network.gated)) * f
-    words = 4 * h + heads + norms + inner + routed
-    if chip.kind == "cpu":
-        scores = network.heads * workload.sequence if workload.sequence <= _CPU_SCORES_UP_TO else 0
-        words += _CPU_NORM_WORDS * h + scores
-    extra = 0.0 if software.flash else 2 * h + _score_bytes(network, workload)
-    return (word * words + extra) / grid.tp
+    books, h, f, tp = software.accounting, network.hidden, mlp_values(network), grid.tp
+    norms = books.norm_bytes * h
+    if network.qk_norm:
+        norms += books.head_norm_bytes * (network.heads + network.kv_heads) * network.head_dim
+    routed = 2 * h * _experts_per_layer(network)
+    inner = (2 + network.gated + (books.activation_value and network.gated)) * f
+    scores = network.heads * workload.sequence if chip.kind == "cpu" and workload.sequence <= _CPU_SCORES_UP_TO else 0
+    split = word * (network.attention_values + inner + routed + scores) + norms
+    gathered = books.gathered if books.sequence_parallel else 4
+    streams = gathered + (4 - gathered) / tp
+    block = word * streams * h + split / tp
+    if software.flash:
+        return block
+    return block + 2 * h / _over_tokens(software, tp) + _score_bytes(network, workload) / tp
 
 
 def mlp_values(network: Network) -> float:
     """Inner values of the MLP that one token makes, averaged over dense and expert layers."""
     moe = (network.experts_per_token + network.shared_experts) * network.expert_ffn
     return (network.moe_layers * moe + (network.layers - network.moe_layers) * network.ffn) / network.layers
+
+
+def _experts_per_layer(network: Network) -> float:
+    """Routed experts that a token meets, averaged over dense and expert layers."""
+    return network.experts_per_token * network.moe_layers / network.layers
+
+
+def _over_tokens(software: Software, tp: Array) -> Array:
+    """Ranks over which tokens between the blocks' matrices are spread."""
+    return tp if software.accounting.sequence_parallel else np.ones_like(tp)
 
 
 def _score_bytes(network: Network, workload: Workload) -> float:

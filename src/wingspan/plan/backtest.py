@@ -17,6 +17,7 @@ import numpy as np
 from wingspan.errors import InputError
 from wingspan.plan import memory as memory_of
 from wingspan.plan import steptime
+from wingspan.plan.accounting import accounting_of
 from wingspan.plan.chips import Chip, chip_named
 from wingspan.plan.grid import Grid, Software, Workload
 from wingspan.plan.layouts import Problem
@@ -37,6 +38,12 @@ _GENERATIONS = (  # first match of the framework's name
     (re.compile(r"flash|fsdp|torchtitan|composer|foundry|fms|olmo|litgpt", re.I), "fsdp"),
 )
 _FLASH_SINCE = 2023  # year in which Megatron-style frameworks had flash attention
+_SCHEDULES = (
+    (re.compile(r"v-?min", re.I), 4),
+    (re.compile(r"v-?half", re.I), 3),
+    (re.compile(r"zbv", re.I), 2),
+    (re.compile(r"zb|zero.?bubble|dualpipe", re.I), 1),
+)
 _ALIASES = {
     "ampereaclass": "A100-80GB SXM",
     "ampere(a100-class)": "A100-80GB SXM",
@@ -123,7 +130,7 @@ def compare(runs: Iterable[Measured]) -> list[Compared]:
 
 def _compare(run: Measured) -> Compared:
     step = steptime.total(run.problem.step_time(run.grid))[0]
-    memory = memory_of.total(run.problem.memory(run.grid))[0]
+    memory = memory_of.reported(run.problem.memory(run.grid), run.problem.software.accounting)[0]
     return Compared(run, float(step), float(memory) / GIB)
 
 
@@ -200,6 +207,7 @@ def _layout(row: Row, devices: int) -> tuple[Grid, Workload, tuple[str, ...]]:
             "zero": [_zero(row.get("fsdp_zero", ""))],
             "recompute": [word],
             "precision": [_PRECISION.get(row.get("precision", "bf16"), 2)],
+            "schedule": [_schedule(row.get("framework", ""))],
         }
     )
     return grid, Workload(_whole(row, "seq_len"), batch), inferred
@@ -212,6 +220,12 @@ def _zero(words: str) -> int:
     return 3 if "SDP" in words else 1
 
 
+def _schedule(words: str) -> int:
+    """The pipeline schedule that a framework's name tells, in grid.SCHEDULES."""
+    named = (code for pattern, code in _SCHEDULES if pattern.search(words))
+    return next(named, 0)
+
+
 def _leanest_that_fits(problem: Problem, grid: Grid) -> Grid:
     """The least recomputation with which the run fits on its device, as its owner would have chosen."""
     for policy in (0.0, 1.0):
@@ -222,12 +236,10 @@ def _leanest_that_fits(problem: Problem, grid: Grid) -> Grid:
 
 
 def _software(row: Row) -> Software:
-    framework = row.get("framework", "")
-    for pattern, name in _GENERATIONS:
-        if pattern.search(framework):
-            return SOFTWARE[name]
-    old = int(row.get("year") or 2025) < _FLASH_SINCE
-    return SOFTWARE["megatron-2021" if old else "megatron"]
+    framework, year = row.get("framework", ""), int(row.get("year") or 2025)
+    old = "megatron-2021" if year < _FLASH_SINCE else "megatron"
+    name = next((name for pattern, name in _GENERATIONS if pattern.search(framework)), old)
+    return replace(SOFTWARE[name], accounting=accounting_of(framework, year, row.get("precision", "bf16")))
 
 
 def _chip(name: str) -> Chip:

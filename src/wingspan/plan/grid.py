@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self, cast
+from functools import reduce
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wingspan.plan import accounting
+from wingspan.plan.accounting import MEGATRON, Accounting
 from wingspan.project import Layout, Project
 
 Array = NDArray[np.float64]
@@ -20,11 +23,12 @@ Flags = NDArray[np.bool_]
 
 RECOMPUTE = ("none", "selective", "full")
 PRECISION = ("bf16", "fp32", "fp8")
+SCHEDULES = ("1f1b", "zero_bubble", "zbv", "v_half", "v_min")  # of a pipeline; 1f1b may be interleaved
 
 
 def added(arrays: Iterable[Array]) -> Array:
-    """The sum of arrays, element by element."""
-    return cast(Array, np.sum(list(arrays), axis=0))
+    """The sum of arrays, element by element; their shapes broadcast."""
+    return reduce(np.add, arrays)
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,15 @@ class Software:
     """What a generation of training software does; constants of the software, never of one run."""
 
     name: str
-    eager: bool = False  # an activation function's value is kept beside its inputs
     flash: bool = True  # attention keeps no score matrix and skips the masked half
     traffic: float = 1.6  # bytes moved by elementwise work / bytes that fully fused kernels move
     tp_overlap: float = 0.0  # share of tensor-parallel communication hidden behind matrix multiplications
     dp_overlap: float = 0.85  # the same for gathers and scatters of parameters and gradients
     gradient_bytes: float = 4.0  # per gradient on the network: reduced in fp32, or in bf16
-    loss_chunk: float = np.inf  # logits that exist at a time
+    accounting: Accounting = MEGATRON  # what its ranks hold
 
 
-WINGSPAN = Software("wingspan: FSDP2 and DTensor, eager", eager=True, loss_chunk=2.0**24)
+WINGSPAN = Software("wingspan: FSDP2 and DTensor, eager", accounting=accounting.WINGSPAN)
 
 
 def workload_of(project: Project) -> Workload:
@@ -66,10 +69,13 @@ def workload_of(project: Project) -> Workload:
 
 @dataclass(frozen=True)
 class Grid:
-    """Layouts as arrays of equal length; whole numbers held as float64.
+    """Layouts as arrays; whole numbers held as float64.
 
-    `interleave` is the number of model chunks per pipeline rank; `zero` is the ZeRO stage over `shard`
-    (3: fully sharded, what wingspan trains with); `recompute` and `precision` index the tuples above.
+    The arrays are of equal length, or broadcast: then the arrangements of ranks lie along the last axis and
+    every other dial along an axis of its own, so that a formula is worked out once for all dials that it does
+    not depend on. `interleave` is the number of model chunks per pipeline rank; `zero` is the ZeRO stage over
+    `shard` (3: fully sharded, what wingspan trains with); `recompute`, `precision` and `schedule` index the
+    tuples above.
     """
 
     replicate: Array
@@ -83,6 +89,7 @@ class Grid:
     precision: Array
     interleave: Array
     zero: Array
+    schedule: Array
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -122,7 +129,8 @@ class Grid:
     @classmethod
     def product(cls, dials: Mapping[str, Any]) -> Self:
         """Every combination of the values of the dials; a dial left out has its neutral value."""
-        neutral = {field.name: [1] for field in fields(cls)} | {"recompute": [0], "precision": [0], "zero": [3]}
+        others = {"recompute": [0], "precision": [0], "zero": [3], "schedule": [0]}
+        neutral = {field.name: [1] for field in fields(cls)} | others
         axes = [np.asarray(dials.get(name, value), dtype=np.float64) for name, value in neutral.items()]
         mesh = np.meshgrid(*axes, indexing="ij")
         return cls(**dict(zip(neutral, (one.ravel() for one in mesh), strict=True)))

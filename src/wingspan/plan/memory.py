@@ -1,4 +1,4 @@
-"""Memory of the fullest device of a layout, item by item, in bytes.
+"""Memory of a layout's devices, item by item, in bytes: of every pipeline stage, and of the fullest.
 
 Activations, parameters in use and gradients are not all there at once, so three moments of a step are
 compared and the fullest is shown. docs/plan.md derives every line.
@@ -6,12 +6,21 @@ compared and the fullest is shown. docs/plan.md derives every line.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wingspan.plan.activations import kept_bytes, layers_held, mlp_values, whole_block
+from wingspan.plan.accounting import Accounting
+from wingspan.plan.activations import (
+    in_flight_micro_batches,
+    kept_bytes,
+    layers_of_stage,
+    mlp_values,
+    whole_block,
+)
 from wingspan.plan.chips import Chip
 from wingspan.plan.grid import Array, Flags, Grid, Software, Workload, added
 from wingspan.plan.network import Network
@@ -29,27 +38,39 @@ ITEMS = (
     "fragmentation",
 )
 
-_CONTEXT_GPU = 0.8 * GIB  # CUDA context and library workspaces; 0.5 to 1 GiB is what nvidia-smi shows
 _CONTEXT_CPU = 0.45 * GIB  # resident size of a Python process that has imported torch and transformers
-_COMMUNICATOR = 0.35 * GIB  # NCCL buffers and channels per process group at its default settings
-_FRAGMENTATION_GPU = 0.04  # of what comes and goes; 3 to 8% in allocator statistics
-_FRAGMENTATION_CPU = 0.35  # the same of malloc, which gives little back to the system between sizes
-_LOGIT_BYTES = 10  # per logit: bf16 logits, fp32 copy, fp32 gradient
+_FRAGMENTATION_CPU = 0.35  # of what comes and goes: malloc gives little back to the system between sizes
 _FP32 = 1  # index into grid.PRECISION
+_ZBV = 2  # index into grid.SCHEDULES: from here the first and the last layers lie on the first rank
 
 Items = dict[str, Array]
 
 
 def memory(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software) -> Items:
-    """Bytes per item on the fullest device of every layout.
+    """Bytes per item on the fullest device of every layout: its tensors, the process and its networks."""
+    stages = [stage_memory(network, grid, workload, chip, software, stage) for stage in _fullest(network, grid)]
+    totals = [total(items) for items in stages]
+    chosen = np.argmax(np.broadcast_arrays(*totals), axis=0)
+    return {item: _choose(chosen, [items[item] for items in stages]) for item in ITEMS}
 
-    The fullest is on the first pipeline stage, which holds the most micro-batches, or on the last, which
-    holds the logits; each layout shows the larger of the two.
-    """
-    first = stage_memory(network, grid, workload, chip, software, last=False)
-    last = stage_memory(network, grid, workload, chip, software, last=True)
-    fuller = total(last) > total(first)
-    return {item: np.where(fuller, last[item], first[item]) for item in ITEMS}
+
+def needed(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software) -> Array:
+    """Bytes that the fullest device of every layout needs: the items of `memory` together, and quicker."""
+    stages = (_Stage(network, grid, workload, chip, software, stage) for stage in _fullest(network, grid))
+    return _largest(_whole_stage(stage) for stage in stages)
+
+
+def stage_memory(
+    network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software, number: Array | int
+) -> Items:
+    """Bytes per item on a device of pipeline stage `number`, counted from 0."""
+    stage = _Stage(network, grid, workload, chip, software, np.asarray(number, dtype=np.float64))
+    items = _states(stage)
+    moments = _moments(stage, items["gradients"])
+    fullest = np.argmax(np.broadcast_arrays(*(added(moment.values()) for moment in moments)), axis=0)
+    items |= {name: _choose(fullest, [moment[name] for moment in moments]) for name in moments[0]}
+    passing = items["gathered_blocks"] + items["activations"] + items["logits"]
+    return items | _process(stage) | {"fragmentation": _fragmentation(stage) * passing}
 
 
 def total(items: Items) -> Array:
@@ -57,32 +78,57 @@ def total(items: Items) -> Array:
     return added(items[item] for item in ITEMS)
 
 
-def stage_memory(
-    network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software, *, last: bool
-) -> Items:
-    """Bytes per item on a device of the first pipeline stage, or of the last."""
-    stage = _Stage(network, grid, workload, chip, software, last)
-    items = _states(stage)
-    moments = _moments(stage, items["gradients"])
-    fullest = np.argmax([added(moment.values()) for moment in moments], axis=0)
-    items |= {name: np.choose(fullest, [moment[name] for moment in moments]) for name in moments[0]}
-    items["communication"] = _communication(grid, chip)
-    items["framework"] = np.full(len(grid), _CONTEXT_CPU if chip.kind == "cpu" else _CONTEXT_GPU)
-    passing = items["gathered_blocks"] + items["activations"] + items["logits"]
-    items["fragmentation"] = (_FRAGMENTATION_CPU if chip.kind == "cpu" else _FRAGMENTATION_GPU) * passing
-    return items
+def reported(items: Items, books: Accounting) -> Array:
+    """What the software prints as its memory, bytes: the device's, or the allocator's part of it."""
+    unseen = items["communication"] + items["framework"]
+    return total(items) - (unseen if books.reports == "tensors" else 0.0)
+
+
+def _fullest(network: Network, grid: Grid) -> list[Array]:
+    """The stages of which one is the fullest: the first, the first with a layer more, the last."""
+    none = np.zeros_like(grid.pp)
+    if np.all(grid.pp == 1):
+        return [none]
+    left = network.layers % grid.pp
+    middle = [np.where(left > 0, np.floor((grid.pp - left) / 2), 0.0)] if np.any(left) else []
+    return [none, *middle, grid.pp - 1]
+
+
+def _whole_stage(stage: _Stage) -> Array:
+    states, process = _states(stage), _process(stage)
+    fragmented = 1 + _fragmentation(stage)
+    moments = (
+        moment["gradients"] + fragmented * (moment["gathered_blocks"] + moment["activations"] + moment["logits"])
+        for moment in _moments(stage, states["gradients"])
+    )
+    return added([states["parameters"], states["optimizer"], *process.values(), _largest(moments)])
+
+
+def _largest(arrays: Iterable[Array]) -> Array:
+    first, *others = arrays
+    for one in others:
+        first = np.maximum(first, one)
+    return first
+
+
+def _choose(index: NDArray[np.intp], values: list[Array]) -> Array:
+    return np.choose(index, np.broadcast_arrays(index, *values)[1:]) if len(values) > 1 else values[0]
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """One end of the pipeline on one tensor-parallel rank, of every layout."""
+    """One pipeline stage on one tensor-parallel rank, of every layout."""
 
     network: Network
     grid: Grid
     workload: Workload
     chip: Chip
     software: Software
-    last: bool
+    number: Array
+
+    @property
+    def books(self) -> Accounting:
+        return self.software.accounting
 
     @cached_property
     def word(self) -> Array:
@@ -95,10 +141,10 @@ class _Stage:
         return self.grid.micro_batch * self.workload.sequence / self.grid.cp
 
     @cached_property
-    def one_micro_batch(self) -> Flags:
-        """Whether a step has one micro-batch."""
-        one: Flags = self.grid.micro_batches(self.workload) == 1
-        return one
+    def accumulates(self) -> Flags:
+        """Whether gradients lie whole on fully sharded ranks while micro-batches come."""
+        several: Flags = self.grid.micro_batches(self.workload) > 1
+        return several & self.books.accumulates_whole
 
     @cached_property
     def matrix(self) -> Array:
@@ -106,104 +152,163 @@ class _Stage:
         return self.network.embedding_parameters / self.grid.tp
 
     @cached_property
-    def head(self) -> Array:
-        """Parameters of the output matrix where the stage has it, else 0."""
-        return np.where(np.logical_or(self.grid.pp == 1, self.last), self.matrix, 0.0)
+    def has_embedding(self) -> Flags:
+        first: Flags = self.number == 0
+        return first
 
     @cached_property
-    def share(self) -> Array:
-        """The stage's share of all blocks."""
-        return np.ceil(self.network.layers / self.grid.pp) / self.network.layers / self.grid.tp
+    def has_head(self) -> Flags:
+        last: Flags = np.where(self.grid.schedule >= _ZBV, self.number == 0, self.number == self.grid.pp - 1)
+        return last
+
+    @cached_property
+    def ends(self) -> Array:
+        """Parameters of the vocabulary's matrices on the stage."""
+        both = 1.0 if self.network.tied else 2.0
+        return self.matrix * np.where(self.has_embedding & self.has_head, both, self.has_embedding | self.has_head)
+
+    @cached_property
+    def head(self) -> Array:
+        """Parameters of the output matrix where the stage has it, else 0."""
+        return self.matrix * self.has_head
+
+    @cached_property
+    def layers(self) -> Array:
+        return layers_of_stage(self.network, self.grid, self.number)
 
     @cached_property
     def dense(self) -> Array:
-        """Parameters that expert parallelism does not divide; both ends of a pipeline hold a vocabulary matrix."""
-        matrices = np.where((self.grid.pp == 1) & (not self.network.tied), 2.0, 1.0)
-        return self.network.dense_parameters * self.share + matrices * self.matrix
+        """Parameters that expert parallelism does not divide."""
+        share = self.layers / self.network.layers / self.grid.tp
+        return self.network.dense_parameters * share + self.ends
 
     @cached_property
     def experts(self) -> Array:
         """Parameters of the routed experts."""
-        return self.network.expert_parameters * self.share
+        return self.network.expert_parameters * self.layers / self.network.layers / self.grid.tp
 
     @cached_property
     def whole(self) -> Array:
         """Parameters before they are sharded."""
         return self.dense + self.experts / self.grid.ep
 
+    @cached_property
+    def undivided(self) -> Array:
+        """Gradients of the embedding that tensor parallelism should have divided and did not."""
+        return (self.grid.tp - 1) * self.matrix * self.has_embedding * self.books.whole_embedding_gradient
+
+    @cached_property
+    def block(self) -> Array:
+        """Parameters of one block before they are sharded."""
+        network = self.network
+        return (network.dense_parameters + network.expert_parameters / self.grid.ep) / network.layers / self.grid.tp
+
 
 def _states(stage: _Stage) -> Items:
     """Parameters, gradients and optimizer state by ZeRO stage (Rajbhandari et al. 2020).
 
     Fully sharded (FSDP2): fp32 parameters, fp32 gradients and the optimizer's state, all over the shard
-    ranks, except that whole gradients gather over several micro-batches before they are scattered. Below
-    stage 3 the working copy is bf16 and whole, and the fp32 master belongs to the optimizer. Expert
-    parallelism lies inside the shard ranks, so it changes what is whole, not what is sharded.
+    ranks; while gradients accumulate they may be whole. Below stage 3 the working copy is 16 bits and whole,
+    and the fp32 master belongs to the optimizer. Expert parallelism lies inside the shard ranks, so it
+    changes what is whole, not what is sharded.
     """
-    grid, state = stage.grid, stage.workload.optimizer_bytes
+    grid, books = stage.grid, stage.books
+    moments = stage.workload.optimizer_bytes if books.moments is None else books.moments
     sharded = (stage.dense + stage.experts) / (grid.shard * grid.cp)
     full = grid.zero == 3
-    scattered = np.where(full, stage.one_micro_batch, grid.zero >= 2)
-    optimizer = (4.0 + state) * np.where(grid.zero >= 1, sharded, stage.whole)
+    below = books.gradient * np.where(grid.zero >= 2, sharded, stage.whole)
+    optimizer = (4.0 + books.copies + moments) * np.where(grid.zero >= 1, sharded, stage.whole)
+    accumulated = np.where(stage.accumulates, stage.whole + stage.undivided, sharded)
     return {
         "parameters": np.where(full, 4.0 * sharded, stage.word * stage.whole),
-        "gradients": 4.0 * np.where(scattered, sharded, stage.whole),
-        "optimizer": np.where(full, state * sharded, optimizer),
+        "gradients": np.where(full, 4.0 * accumulated, below),
+        "optimizer": np.where(full, moments * sharded, optimizer),
     }
 
 
 def _moments(stage: _Stage, gradients: Array) -> list[Items]:
     """What comes and goes at three moments: in the loss, in a block's first backward pass, at the end.
 
-    With one micro-batch gradients appear as activations go, so they are there at the end only.
+    Of fully sharded ranks with one micro-batch, gradients appear as activations go: they are there at the end.
     """
-    grid, network = stage.grid, stage.network
+    grid, network, words = stage.grid, stage.network, stage.tokens * stage.word
     common = (network, grid, stage.workload, stage.chip, stage.software, stage.word)
-    kept = stage.tokens * kept_bytes(*common) * layers_held(network, grid, stage.workload, last=stage.last)
+    in_flight = in_flight_micro_batches(grid, stage.workload, stage.number)
+    masks = words * stage.workload.sequence * stage.books.mask * in_flight
+    kept = stage.tokens * kept_bytes(*common) * stage.layers * in_flight + masks
     again = np.where(grid.recompute > 0, stage.tokens * whole_block(*common), 0.0)
-    flowing = stage.tokens * stage.word * 3.0 * mlp_values(network) / grid.tp  # gradients of the widest values
-    before = np.where((grid.zero == 3) & stage.one_micro_batch, 0.0, gradients)
+    before = np.where((grid.zero == 3) & ~stage.accumulates, 0.0, gradients)
     in_loss, after_loss = _loss(stage)
     early, running, late = _whole_parameters(stage)
-    none = np.zeros(len(grid))
     return [
         {"gradients": before, "gathered_blocks": early, "activations": kept, "logits": in_loss},
-        {"gradients": before, "gathered_blocks": running, "activations": kept + again + flowing, "logits": after_loss},
-        {"gradients": gradients, "gathered_blocks": late, "activations": none, "logits": none},
+        {
+            "gradients": before,
+            "gathered_blocks": running,
+            "activations": kept + np.maximum(again + words * _flowing(stage), stage.word * stage.undivided),
+            "logits": after_loss,
+        },
+        {"gradients": gradients, "gathered_blocks": late, "activations": 0.0 * kept, "logits": 0.0 * in_loss},
     ]
 
 
+def _flowing(stage: _Stage) -> Array:
+    """Values per token on their way back through a block: three of width h, two of the MLP's width."""
+    network, tp = stage.network, stage.grid.tp
+    h = 3 * network.hidden / (1.0 if stage.books.gathered or not stage.books.sequence_parallel else tp)
+    scores = 0.0 if stage.software.flash else 2.0 * network.heads * stage.workload.sequence
+    return h + (2 * mlp_values(network) + scores) / tp
+
+
 def _loss(stage: _Stage) -> tuple[Array, Array]:
-    """Logits, and the output matrix's gradient where the loss makes it in chunks: in the loss and after it."""
-    logits = np.where(stage.head > 0, stage.tokens * stage.network.vocab / stage.grid.tp, 0.0)
-    if not np.isfinite(stage.software.loss_chunk):
-        return _LOGIT_BYTES * logits, _LOGIT_BYTES * logits
-    chunk = _LOGIT_BYTES * np.minimum(logits, stage.software.loss_chunk)
-    return chunk + (4.0 + stage.word) * stage.head, stage.word * stage.head
+    """Logits in the loss and after it.
+
+    A loss in chunks makes the output matrix's gradient as it goes, in fp32, each chunk's beside it in both
+    precisions; and the last norm's values and gradient are there.
+    """
+    network, books = stage.network, stage.books
+    logits = stage.tokens * network.vocab / stage.grid.tp * stage.has_head
+    if not np.isfinite(books.loss_chunk):
+        return books.logit * logits, books.logit * logits
+    whole = stage.tokens * network.vocab * stage.has_head
+    chunk = books.logit * np.minimum(logits, books.loss_chunk)
+    gradient = np.where(whole > books.loss_chunk, 8.0 + stage.word, 4.0 + stage.word) * stage.head
+    norm = (2 * stage.word + (stage.word + books.norm_bytes / 2) / stage.grid.tp) * network.hidden * stage.tokens
+    return chunk + gradient + norm * stage.has_head, stage.word * stage.head
 
 
 def _whole_parameters(stage: _Stage) -> tuple[Array, Array, Array]:
     """Whole parameters in the precision of the work, and gradients on their way, at the three moments.
 
     Sharded ranks hold the vocabulary's matrices through the step, a block ahead, and the gradient of one
-    block twice (as it was made, and in fp32 as it is scattered). A pipeline stage stays whole through the
+    block as it was made and in fp32 as it is scattered, beside the one before. A pipeline stage stays whole through the
     step rather than gather for every micro-batch, and one device alone keeps the copies that its backward
     pass reads.
     """
-    network, grid, word = stage.network, stage.grid, stage.word
-    block = (network.dense_parameters + network.expert_parameters / grid.ep) / network.layers / grid.tp
-    ends = stage.matrix * (1.0 if network.tied else 2.0)
+    grid, word, block, ends = stage.grid, stage.word, stage.block, stage.ends
     alone, pipeline, sharded = grid.devices == 1, grid.pp > 1, grid.zero == 3
-    whole, scattered = word * stage.whole, word * stage.whole + 4.0 * block
-    early = np.where(alone | pipeline, whole, word * (ends + block))
-    running = np.select([alone, pipeline], [whole, scattered], word * ends + (2 * word + 4.0) * block)
-    late = np.select([alone, pipeline], [0.0 * whole, scattered], (2 * word + 4.0) * ends)
+    copies = np.where(grid.recompute > 0, word * (ends + block), word * stage.whole)
+    whole = word * stage.whole
+    early = np.select([alone, pipeline], [copies, whole], word * ends)
+    running = np.select([alone, pipeline], [copies, whole + word * block], word * ends + (2 * word + 8.0) * block)
+    late = np.select([alone, pipeline], [0.0 * whole, whole], (2 * word + 4.0) * ends)
     return np.where(sharded, early, 0.0), np.where(sharded, running, 0.0), np.where(sharded, late, 0.0)
 
 
-def _communication(grid: Grid, chip: Chip) -> Array:
-    """Buffers of the process groups that a layout opens; gloo on a CPU needs next to nothing."""
-    if chip.kind == "cpu":
-        return np.zeros(len(grid))
+def _process(stage: _Stage) -> Items:
+    """The process itself and the buffers of its process groups; gloo on a CPU needs next to nothing."""
+    grid, books = stage.grid, stage.books
+    if stage.chip.kind == "cpu":
+        return {"communication": np.zeros_like(grid.tp), "framework": np.full_like(grid.tp, _CONTEXT_CPU)}
     sizes = (grid.replicate, grid.shard, grid.tp, grid.cp, grid.pp, grid.ep)
-    return _COMMUNICATOR * added((size > 1).astype(np.float64) for size in sizes)
+    groups = added((size > 1).astype(np.float64) for size in sizes)
+    groups = groups + books.communicators * (groups > 0)
+    bucket = books.bucket_bytes * np.minimum(books.bucket, stage.whole) * (grid.shard > 1)
+    return {
+        "communication": books.communicator * groups + bucket,
+        "framework": np.full_like(grid.tp, books.context),
+    }
+
+
+def _fragmentation(stage: _Stage) -> float:
+    return _FRAGMENTATION_CPU if stage.chip.kind == "cpu" else stage.books.fragmentation

@@ -13,7 +13,12 @@ from wingspan.model.shape import ModelShape
 
 @dataclass(frozen=True)
 class Network:
-    """Sizes of a decoder. `ffn` is the inner width of a dense MLP, `expert_ffn` of one expert."""
+    """Sizes of a decoder. `ffn` is the inner width of a dense MLP, `expert_ffn` of one expert.
+
+    Multi-latent attention (DeepSeek-V2, arXiv 2405.04434) has a `kv_rank`: keys and values are made from a
+    latent of that width, queries from one of `q_rank`. Then `head_dim` is that of queries and keys, of which
+    `rope_dim` are rotary and shared by all heads, and `value_head_dim` that of values.
+    """
 
     layers: int
     hidden: int
@@ -30,6 +35,15 @@ class Network:
     shared_experts: int = 0
     expert_ffn: int = 0
     dense_layers: int = 0  # leading layers without experts
+    q_rank: int = 0
+    kv_rank: int = 0
+    rope_dim: int = 0
+    value_head_dim: int = 0
+
+    @property
+    def value_dim(self) -> int:
+        """Width of a head's values."""
+        return self.value_head_dim or self.head_dim
 
     @property
     def mlp_matrices(self) -> int:
@@ -39,7 +53,20 @@ class Network:
     @property
     def attention_parameters(self) -> int:
         """Matrix parameters of one attention block."""
-        return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        queries, values = self.heads * self.head_dim, self.heads * self.value_dim
+        if not self.kv_rank:
+            keys = self.kv_heads * (self.head_dim + self.value_dim)
+            return self.hidden * (queries + keys + values)
+        made_of_latents = self.q_rank * queries + self.kv_rank * self.heads * (
+            self.head_dim - self.rope_dim + self.value_dim
+        )
+        return self.hidden * (self.q_rank + self.kv_rank + self.rope_dim + values) + made_of_latents
+
+    @property
+    def attention_values(self) -> int:
+        """Values of queries, keys, values, attention's output, and of latents before and after their norms."""
+        latents = 2 * (self.q_rank + self.kv_rank)
+        return (self.heads + self.kv_heads) * (self.head_dim + self.value_dim) + latents
 
     @property
     def moe_layers(self) -> int:
@@ -70,7 +97,7 @@ class Network:
 
     @property
     def _norm_parameters(self) -> int:
-        return 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0) + self.q_rank + self.kv_rank
 
     @property
     def embedding_parameters(self) -> int:
@@ -90,8 +117,9 @@ class Network:
         return dense + self.moe_layers * self._moe_block(self.experts_per_token) + self.embedding_parameters
 
     def training_flops_per_token(self, sequence: int) -> float:
-        """6 P_matmul + 6 L s a d: forward and backward, causal half of attention (PaLM, appendix B)."""
-        return 6 * self.matmul_parameters + 6 * self.layers * sequence * self.heads * self.head_dim
+        """6 P_matmul + 3 L s a (d_qk + d_v): forward and backward, causal half of attention (PaLM, appendix B)."""
+        attention = 3 * self.layers * sequence * self.heads * (self.head_dim + self.value_dim)
+        return 6 * self.matmul_parameters + attention
 
 
 def network_of(shape: ModelShape) -> Network:
