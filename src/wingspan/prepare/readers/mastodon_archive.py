@@ -60,9 +60,7 @@ def _parse(author: str | None, item: Any, _: list[Tombstone]) -> Post | str:
         "author_id": note.get("attributedTo") or item.get("actor") or author,
         "created_at": note.get("published") or item.get("published"),
         "text": text,
-        "lang_hint": language(
-            next((code for code, one in contents.items() if one == text), next(iter(contents), None))
-        ),
+        "lang_hint": language(lang),
         "parent_id": note.get("inReplyTo"),
         "quote_of": next((note[name] for name in _QUOTES if isinstance(note.get(name), str)), None),
         "visibility": "public" if everybody[0] == "to" else "unlisted",
