@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from wingspan.errors import InputError
 from wingspan.prepare.readers.archives import COMPRESSED, Member
 from wingspan.prepare.readers.columns import LIST_FIELDS, as_texts, column_map, read_batch
-from wingspan.prepare.readers.records import BATCH, text_lines
+from wingspan.prepare.readers.records import batched, text_lines
 from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.project import PostSource
 
@@ -21,7 +20,7 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     header = next(records, None) if source.header else None
     positions = _positions(source, header)
     widest = max(positions.values())
-    while batch := list(islice(records, BATCH)):
+    for batch in batched(records):
         whole = [row for row in batch if row is not None and len(row) > widest]
         raw = {
             name: [as_texts(row[at]) if name in LIST_FIELDS else row[at] for row in whole]

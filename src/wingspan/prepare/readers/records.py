@@ -9,6 +9,8 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ _BETWEEN = re.compile(r"[\s,]*")
 _MIXED = "wingspan.mixed"
 
 Record = TypeVar("Record")
+Item = TypeVar("Item")
 
 
 def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
@@ -39,6 +42,13 @@ codecs.register_error(_MIXED, _as_windows_1252)
 def text_of(raw: bytes) -> str:
     """Text of mixed encodings: UTF-8, Windows-1252 where bytes are not UTF-8; no NUL."""
     return raw.decode("utf-8", _MIXED).replace("\0", "")
+
+
+def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Lists of `BATCH` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
 
 
 def text_lines(file: Member | Path) -> Iterator[str]:
@@ -109,6 +119,27 @@ def json_lines(
     return records, damaged
 
 
+def json_records(member: Member, kind: type[Record]) -> Iterator[tuple[list[Record], int]]:
+    """Typed objects some at a time, and how many are damaged: on lines, in an array, or printed one after the other."""
+    head = next(replace(member, problems=[]).chunks(), b"")
+    if (printed := re.match(rb"\s*(?:\[|\{\s*\n)", head)) is None:
+        decoder = msgspec.json.Decoder(kind)
+        yield from (json_lines(batch, decoder) for batch in lines(member))
+        return
+    items = json_items(member, r"\[" if printed.group().endswith(b"[") else r"(?=\{)")
+    for batch in batched(items):
+        records = [record for item in batch if (record := as_record(item, kind)) is not None]
+        yield records, len(batch) - len(records)
+
+
+def as_record(item: Any, kind: type[Record]) -> Record | None:
+    """An object as a typed record; None when it has another form."""
+    try:
+        return msgspec.convert(item, kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
 def _mended(line: bytes, fit: Callable[[Any], Any]) -> bytes:
     """JSON without NUL bytes, foreign encodings, control characters in strings and lone surrogates."""
     record = json_object(line)
@@ -127,7 +158,10 @@ def json_object(line: bytes | str) -> dict[str, Any] | None:
 
 
 def json_items(member: Member, opening: str = r"\[") -> Iterator[Any]:
-    """Elements of the array that the first match of `opening` begins, one by one; None for each damaged stretch."""
+    """Values after the first match of `opening`, one by one; None for each stretch that is damaged.
+
+    They are the elements of an array when `opening` ends with its bracket, else they go on to the end of the file.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(_MIXED)
     texts = (decoder.decode(chunk).replace("\0", "") for chunk in member.chunks())
     text = ""
@@ -137,10 +171,11 @@ def json_items(member: Member, opening: str = r"\[") -> Iterator[Any]:
             yield None
             return
         text += more
-    at, gap = begun.end(), r",\s*"  # what stands between elements, learned from the last two
+    in_array = begun.group().endswith("[")
+    at, gap = begun.end(), r",\s*"  # what stands between values, learned from the last two
     while True:
         start = _after(_BETWEEN, text, at)
-        if text.startswith("]", start):
+        if in_array and text.startswith("]", start):
             return
         try:
             item, end = _JSON.raw_decode(text, start)
@@ -149,12 +184,13 @@ def json_items(member: Member, opening: str = r"\[") -> Iterator[Any]:
             if more is not None:
                 text, at = text[at:] + more, 0
                 continue
-            yield None
+            if start < len(text) or in_array:
+                yield None
             if (following := re.compile(gap + r"(?=\{)").search(text, start + 1)) is None:
                 return
             at = following.end()
         else:
-            gap = re.escape(text[at:start]) if "," in text[at:start] else gap
+            gap = re.escape(text[at:start]) if at > begun.end() else gap
             at = end
             yield item
 

@@ -40,8 +40,8 @@ PART = 64 << 20  # bytes of a large file that are one unit
 
 # In the order in which `recognise` asks: formats with names of their own before those that only content tells.
 _BUILT_IN = (
-    "mastodon-archive", "bluesky-car", "bluesky-jetstream", "mastodon-api", "reddit",
-    "parquet", "jsonl", "delimited",
+    "x-archive", "grailbird", "mastodon-archive", "bluesky-car", "bluesky-jetstream", "mastodon-api", "reddit",
+    "twitter-v2", "twitter-v1", "parquet", "jsonl", "delimited",
 )  # fmt: skip
 
 
