@@ -140,19 +140,30 @@ def test_languages_by_script_words_and_hint() -> None:
         "今日はとても寒いです",
         "今天天气很好",
         "сегодня очень холодно",
-        "zzz http://the.example/and @the",
+        "123 http://the.example/and @the",
         "👍👍",
-    ) == ["en", "fr", "es", "de", "ja", "zh", "ru", "und", "und"]
+        "ok",
+    ) == ["en", "fr", "es", "de", "ja", "zh", "ru", "und", "und", "und"]
     assert languages("ok", hint="sv-SE") == ["sv"]
     assert languages("ok", hint="und") == ["und"]
     assert languages("Привіт", hint="uk") == ["uk"]
 
 
+def test_a_tag_the_model_does_not_know_is_believed_in_its_script() -> None:
+    assert languages("Қайырлы таң", hint="kk") == ["kk"]
+    assert languages("kaixo denoi, egun on", hint="eu") == ["eu"]
+    assert languages("今日はとても寒いです", hint="eu") == ["ja"]
+
+
+def test_language_does_not_depend_on_the_batch() -> None:
+    texts = ["Je ne sais pas", "no sé qué hacer", "", "今天天气很好", "@ann https://x.example", "ich weiß nicht was"]
+    assert languages(*texts) == [languages(text)[0] for text in texts]
+
+
 @pytest.mark.skipif("WINGSPAN_SHARED" not in os.environ, reason="needs a folder with labelled tweets")
 def test_languages_of_real_tweets() -> None:
     folder = Path(os.environ["WINGSPAN_SHARED"]) / "data" / "xlmt-sentiment"
-    right = total = 0
-    for name, code in {"english": "en", "french": "fr", "spanish": "es", "german": "de", "arabic": "ar"}.items():
+    codes = {"english": "en", "french": "fr", "spanish": "es", "german": "de", "arabic": "ar", "italian": "it"}
+    for name, code in codes.items():
         found = languages(*(line for file in sorted((folder / name).glob("*_text.txt")) for line in file.open()))
-        right, total = right + found.count(code), total + len(found)
-    assert right / total > 0.85
+        assert found.count(code) / len(found) > 0.9

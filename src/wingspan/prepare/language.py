@@ -1,97 +1,95 @@
-"""The language of a post: its script, its common words, and what the platform says, together.
+"""The language of a post: its script, a fast n-gram model, and what the platform says, together.
 
-Small on purpose: a script that one language owns decides at once; in the Latin script, words that few
-languages share vote, the platform's tag votes too, and a post that gives no sign stays `und`.
+A script that one language owns decides at once. Among the languages of a shared script the model's weights
+add up, the platform's tag counts as evidence beside them, and a post that gives too little stays `und`.
 """
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
-from importlib.resources import files
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-UNKNOWN = "und"
-_HINT_WEIGHT = 1.5  # about one and a half words of that language alone
+from wingspan.prepare.compiled import compiled
+from wingspan.prepare.ngrams import LATIN, SCRIPTS, Ints, Model, load_model, scores
 
-# Scripts and the language that writes most of each on social platforms; kana comes before Han.
-_SCRIPTS = {
-    "ja": r"[\p{Hiragana}\p{Katakana}]",
-    "ko": r"\p{Hangul}",
-    "zh": r"\p{Han}",
-    "ru": r"\p{Cyrillic}",
-    "ar": r"\p{Arabic}",
-    "he": r"\p{Hebrew}",
-    "el": r"\p{Greek}",
-    "hi": r"\p{Devanagari}",
-    "th": r"\p{Thai}",
-}
+UNKNOWN = "und"
+_HINT = 6.0  # nats: as much as one common word of that language alone
+_LEAST = 1.0  # nats by which the best language must lead the second
 _KANA_SHARE = 0.1  # of the letters: Japanese mixes kana with Han
-_SCRIPT_SHARE = 0.5
-_NOT_WORDS = r"https?://\S+|[@#][\w.]+"
+
+# Scripts that one language owns on social platforms, or writes most of.
+_OWNERS = {
+    "greek": "el", "armenian": "hy", "hebrew": "he", "bengali": "bn", "gurmukhi": "pa", "gujarati": "gu",
+    "tamil": "ta", "telugu": "te", "kannada": "kn", "malayalam": "ml", "thai": "th", "georgian": "ka",
+    "amharic": "am", "kana": "ja", "han": "zh", "hangul": "ko",
+}  # fmt: skip
+_SHARED = {"cyrillic": ("ru", "uk", "bg", "mk"), "arabic": ("ar", "fa", "ur"), "devanagari": ("hi", "mr")}
+# Languages that the model does not know: the platform's tag is believed where the script is theirs.
+_TAGGED = ("sr", "be", "kk", "mn", "ky", "ps", "ug", "sd", "ne")
+KANA, HAN = (list(SCRIPTS).index(name) for name in ("kana", "han"))
 
 
 def detect(posts: pl.DataFrame) -> pl.Series:
     """ISO 639-1 codes of `posts` (columns text and lang_hint), `und` where nothing tells."""
-    rows = posts.select(
-        text=pl.col("text").str.replace_all(_NOT_WORDS, " ").str.to_lowercase(),
-        hint=pl.col("lang_hint").str.to_lowercase().str.extract(r"^([a-z]{2})(?:[-_].*)?$"),
-    ).with_row_index("row")
-    scored = rows.join(_best_by_words(rows), on="row", how="left", maintain_order="left")
-    return scored.select(pl.coalesce(_by_script(), "by_words", "hint", pl.lit(UNKNOWN)).alias("lang"))["lang"]
+    model, codes, of_script = _model()
+    sums, letters = scores(posts["text"], model)
+    hints = posts.select(pl.col("lang_hint").str.to_lowercase().str.extract(r"^([a-z]{2})(?:[-_].*)?$")).to_series()
+    hint_codes = hints.replace_strict(list(codes), list(codes.values()), default=-1, return_dtype=pl.Int64).to_numpy()
+    class_codes = np.array([codes[_iso(one)] for one in model.classes])
+    best, script = _decide(sums, letters, hint_codes, class_codes, of_script, model.scale)
+    found = pl.Series("lang", [*map(_iso, model.classes), None], dtype=pl.String).gather(best)
+    owner = pl.Series([_OWNERS.get(name) for name in (*SCRIPTS, "latin")], dtype=pl.String).gather(script)
+    untold = hints.is_not_null() & pl.Series(hint_codes < 0)  # a tag that the model does not know
+    tagged = untold & (pl.Series(script == LATIN) | hints.is_in(_TAGGED))
+    written = pl.Series(letters.any(axis=1))
+    return pl.select(
+        pl.when(~written | (tagged & owner.is_null())).then(None).otherwise(pl.coalesce(owner, found)).alias("lang")
+    ).select(pl.coalesce("lang", hints, pl.lit(UNKNOWN)).alias("lang"))["lang"]
 
 
-def _by_script() -> pl.Expr:
-    letters = pl.col("text").str.count_matches(r"\p{L}")
-    decided = pl.lit(None, dtype=pl.String)
-    for language, script in reversed(_SCRIPTS.items()):
-        share = _KANA_SHARE if language == "ja" else _SCRIPT_SHARE
-        enough = (letters > 0) & (pl.col("text").str.count_matches(script) > share * letters)
-        written = (
-            pl.when(pl.col("hint").is_in(_SHARED_SCRIPTS.get(language, ()))).then("hint").otherwise(pl.lit(language))
-        )
-        decided = pl.when(enough).then(written).otherwise(decided)
-    return decided
+@compiled
+def _decide(
+    sums: Ints,
+    letters: Ints,
+    hints: npt.NDArray[np.int64],
+    class_codes: npt.NDArray[np.int64],
+    of_script: npt.NDArray[np.bool_],
+    scale: float,
+) -> tuple[Ints, Ints]:
+    """Per post the best class of its script (the number of classes: none leads enough), and the script."""
+    texts, classes = sums.shape
+    best, script = np.full(texts, classes, np.int32), np.zeros(texts, np.int32)
+    for text in range(texts):
+        main = int(np.argmax(letters[text]))
+        if main == HAN and letters[text, KANA] > _KANA_SHARE * letters[text].sum():
+            main = KANA
+        script[text] = main
+        lead, second = -np.inf, -np.inf
+        for one in range(classes):
+            if of_script[main, one]:
+                nats = sums[text, one] / scale + (_HINT if hints[text] == class_codes[one] else 0.0)
+                if nats > lead:
+                    lead, second, best[text] = nats, lead, one
+                elif nats > second:
+                    second = nats
+        if lead - second < _LEAST:
+            best[text] = classes
+    return best, script
 
 
-# Other languages of a script: the platform's tag is believed among them.
-_SHARED_SCRIPTS = {"ru": ("uk", "bg", "sr", "mk", "be", "kk"), "ar": ("fa", "ur", "ps"), "hi": ("mr", "ne")}
-
-
-def _best_by_words(rows: pl.DataFrame) -> pl.DataFrame:
-    """Row -> the language whose common words weigh most; rows without any are absent."""
-    words = rows.select("row", word=pl.col("text").str.extract_all(r"\p{L}+(?:['’]\p{L}+)?")).explode("word")
-    votes = words.join(_word_weights(), on="word").group_by("row", "language").agg(pl.col("weight").sum())
-    hints = rows.select("row", language="hint", weight=pl.lit(_HINT_WEIGHT)).drop_nulls()
-    return (
-        pl.concat([votes, hints])
-        .group_by("row", "language")
-        .agg(pl.col("weight").sum())
-        .join(_ranks(), on="language", how="left")
-        .sort("row", "weight", "rank", "language", descending=[False, True, False, False], nulls_last=True)
-        .group_by("row", maintain_order=True)
-        .agg(by_words=pl.col("language").first())
-    )
+def _iso(name: str) -> str:
+    return name.partition("-")[0]
 
 
 @cache
-def _word_lists() -> dict[str, str]:
-    """Language -> its common words, languages with the most posts first."""
-    return tomllib.loads(files("wingspan.prepare").joinpath("language_words.toml").read_text("utf-8"))
-
-
-def _ranks() -> pl.DataFrame:
-    """Columns language, rank: among equals the more common language is the better guess."""
-    return pl.DataFrame({"language": list(_word_lists())}).with_row_index("rank")
-
-
-@cache
-def _word_weights() -> pl.DataFrame:
-    """Columns word, language, weight: a word of n languages weighs 1/n in each."""
-    table = pl.DataFrame(
-        [(word, language) for language, text in _word_lists().items() for word in dict.fromkeys(text.split())],
-        schema={"word": pl.String, "language": pl.String},
-        orient="row",
-    )
-    return table.with_columns(weight=1 / pl.len().over("word").cast(pl.Float64))
+def _model() -> tuple[Model, dict[str, int], npt.NDArray[np.bool_]]:
+    """The model, a number for each ISO code of its classes, and which classes each script may be."""
+    model = load_model("language")
+    of_script = np.zeros((len(SCRIPTS) + 1, len(model.classes)), np.bool_)
+    for number, name in enumerate(SCRIPTS):
+        of_script[number] = [one in _SHARED.get(name, ()) for one in model.classes]
+    of_script[LATIN] = ~of_script.any(axis=0)
+    return model, {name: number for number, name in enumerate(dict.fromkeys(map(_iso, model.classes)))}, of_script

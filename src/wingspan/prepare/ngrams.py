@@ -1,0 +1,279 @@
+"""A linear model over hashed character n-grams and words: one pass over the bytes of many texts.
+
+The models are small tables (weights/*.npz) that scripts/train_text_models.py makes. Handles and links are
+skipped; letters are folded to lower case on the way, so that no other pass over the texts is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from wingspan.prepare.compiled import compiled
+
+Ints = npt.NDArray[np.int32]
+
+# Scripts by the ranges of Unicode blocks that posts use; what is in no range counts as Latin.
+SCRIPTS = {
+    "greek": (0x370, 0x400), "cyrillic": (0x400, 0x530), "armenian": (0x530, 0x590), "hebrew": (0x590, 0x600),
+    "arabic": (0x600, 0x780), "devanagari": (0x900, 0x980), "bengali": (0x980, 0xA00), "gurmukhi": (0xA00, 0xA80),
+    "gujarati": (0xA80, 0xB00), "tamil": (0xB80, 0xC00), "telugu": (0xC00, 0xC80), "kannada": (0xC80, 0xD00),
+    "malayalam": (0xD00, 0xD80), "thai": (0xE00, 0xE80), "georgian": (0x10A0, 0x1100), "amharic": (0x1200, 0x1380),
+    "kana": (0x3040, 0x3100), "han": (0x3400, 0xA000), "hangul": (0xAC00, 0xD7B0),
+}  # fmt: skip
+LATIN = len(SCRIPTS)
+_STARTS = np.array([start for start, _ in SCRIPTS.values()])
+_ENDS = np.array([end for _, end in SCRIPTS.values()])
+_LONGEST = 5  # characters of an n-gram
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights, int8 (buckets, classes): hundredths of a nat, or tenths, as `scale` says."""
+
+    weights: npt.NDArray[np.int8]
+    classes: tuple[str, ...]
+    bias: Ints
+    shortest: int
+    longest: int
+    letters_only: bool
+    scale: float
+
+
+def load_model(name: str) -> Model:
+    """The model weights/NAME.npz of this package."""
+    with files("wingspan.prepare").joinpath(f"weights/{name}.npz").open("rb") as stream:
+        data = np.load(stream)
+        return Model(
+            weights=data["weights"],
+            classes=tuple(data["classes"].tolist()),
+            bias=data["bias"],
+            shortest=int(data["shortest"]),
+            longest=int(data["longest"]),
+            letters_only=bool(data["letters_only"]),
+            scale=float(data["scale"]),
+        )
+
+
+def scores(texts: pl.Series, model: Model) -> tuple[Ints, Ints]:
+    """Sums of weights, shape (texts, classes), and letters by script, shape (texts, len(SCRIPTS) + 1)."""
+    content, offsets = text_bytes(texts)
+    return _scores(
+        content, offsets, model.weights, model.bias, model.shortest, model.longest, model.letters_only, _STARTS, _ENDS
+    )
+
+
+def text_bytes(texts: pl.Series) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The UTF-8 of all texts in a row, and where each begins (one more offset than texts)."""
+    array = texts.fill_null("").rechunk().to_arrow().cast(pa.large_string())
+    _, offsets, content = array.buffers()
+    begins = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    return np.frombuffer(content or b"", np.uint8), begins
+
+
+def buckets(texts: pl.Series, model: Model) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What a model sees of texts, for its training: bucket numbers, and where each text's begin."""
+    content, offsets = text_bytes(texts)
+    return _buckets(content, offsets, len(model.weights), model.shortest, model.longest, model.letters_only)
+
+
+@compiled
+def _scores(
+    content: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.int8],
+    bias: Ints,
+    shortest: int,
+    longest: int,
+    letters_only: bool,
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+) -> tuple[Ints, Ints]:
+    texts, classes = len(offsets) - 1, weights.shape[1]
+    sums = np.zeros((texts, classes), np.int32)
+    scripts = np.zeros((texts, len(starts) + 1), np.int32)
+    found = np.empty(_room(offsets, shortest, longest), np.int64)
+    for text in range(texts):
+        count = _features(
+            content, offsets[text], offsets[text + 1], len(weights), shortest, longest, letters_only, found,
+            scripts[text], starts, ends,
+        )  # fmt: skip
+        row = sums[text]
+        row[:] = bias
+        for one in range(count):
+            weight = weights[found[one]]
+            for column in range(classes):
+                row[column] += weight[column]
+    return sums, scripts
+
+
+@compiled
+def _buckets(
+    content: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    size: int,
+    shortest: int,
+    longest: int,
+    letters_only: bool,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    begins = np.zeros(len(offsets), np.int64)
+    found = np.empty(_room(offsets, shortest, longest), np.int64)
+    all_found = np.empty((offsets[-1] - offsets[0] + len(offsets)) * (longest - shortest + 2), np.int64)
+    scripts = np.zeros(1, np.int32)
+    nowhere = np.zeros(0, np.int64)
+    for text in range(len(offsets) - 1):
+        count = _features(
+            content, offsets[text], offsets[text + 1], size, shortest, longest, letters_only, found, scripts,
+            nowhere, nowhere,
+        )  # fmt: skip
+        begins[text + 1] = begins[text] + count
+        all_found[begins[text] : begins[text + 1]] = found[:count]
+    return all_found[: begins[-1]], begins
+
+
+@compiled
+def _room(offsets: npt.NDArray[np.int64], shortest: int, longest: int) -> int:
+    """The most features that one of these texts can have."""
+    widest = 0
+    for text in range(len(offsets) - 1):
+        widest = max(widest, offsets[text + 1] - offsets[text])
+    return int((widest + 1) * (longest - shortest + 2))
+
+
+@compiled
+def _features(
+    content: npt.NDArray[np.uint8],
+    at: int,
+    end: int,
+    size: int,
+    shortest: int,
+    longest: int,
+    letters_only: bool,
+    found: npt.NDArray[np.int64],
+    scripts: Ints,
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+) -> int:
+    """Buckets of one text's n-grams and words, written to `found`; letters by script are added to `scripts`.
+
+    An n-gram lies within a word and the boundaries around it (0), and is hashed from its last character back.
+    """
+    last = np.zeros(_LONGEST, np.int64)
+    run, count, word = 1, 0, np.uint64(0)  # characters since the word began, its boundary included
+    while at <= end:
+        point = 0
+        if at < end:
+            point, width = _code_point(content, at)
+            if run == 1 and _is_skipped(content, at, end, letters_only):
+                while at < end and content[at] > 32:
+                    at += 1
+                continue
+            at += width
+            point = _folded(point, letters_only)
+        else:
+            at += 1
+        if point == 0 and run == 1:
+            continue
+        if point >= 97:
+            scripts[_script(point, starts, ends)] += 1
+        for place in range(_LONGEST - 1, 0, -1):
+            last[place] = last[place - 1]
+        last[0] = point
+        run += 1
+        gram = np.uint64(0)
+        for length in range(1, min(longest, run) + 1):
+            gram = (gram + np.uint64(last[length - 1]) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+            if length >= shortest:
+                found[count] = _bucket(gram, size)
+                count += 1
+        if point:
+            word = (word + np.uint64(point) + np.uint64(1)) * np.uint64(0xC2B2AE3D27D4EB4F)
+        else:
+            found[count] = _bucket(word, size)
+            count += 1
+            word, run = np.uint64(0), 1
+    return count
+
+
+@compiled
+def _bucket(value: np.uint64, size: int) -> int:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014), shortened, to a power of two."""
+    mixed = (value ^ (value >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    return int((mixed >> np.uint64(40)) & np.uint64(size - 1))
+
+
+@compiled
+def _code_point(content: npt.NDArray[np.uint8], at: int) -> tuple[int, int]:
+    """The character of valid UTF-8 that begins at `at`, and its bytes."""
+    first = int(content[at])
+    if first < 0x80:
+        return first, 1
+    width = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+    point = first & (0x7F >> width)
+    for place in range(1, width):
+        point = (point << 6) | int(content[at + place] & 0x3F)
+    return point, width
+
+
+@compiled
+def _is_skipped(content: npt.NDArray[np.uint8], at: int, end: int, hashtags: bool) -> bool:
+    """Whether a handle, a link, or (where `hashtags`) a hashtag begins here."""
+    first = content[at]
+    if first == 64 or (first == 35 and hashtags):
+        return True
+    return bool(
+        first == 104 and at + 4 <= end and content[at + 1] == 116 and content[at + 2] == 116 and content[at + 3] == 112
+    )
+
+
+@compiled
+def _script(point: int, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> int:
+    if point < 0x370:
+        return len(starts)
+    for script in range(len(starts)):
+        if starts[script] <= point < ends[script]:
+            return script
+    return len(starts)
+
+
+@compiled
+def _folded(point: int, letters_only: bool) -> int:
+    """Lower case of a letter by Unicode's block layout; 0 between words. Digits are all alike, where they count."""
+    if point < 0x80:
+        if 97 <= point <= 122:
+            return point
+        if 65 <= point <= 90:
+            return point + 32
+        if letters_only or point <= 32:
+            return 0
+        return 48 if 48 <= point <= 57 else point
+    if point < 0xC0:
+        return 0
+    if point < 0x100:
+        if point in (0xD7, 0xF7):
+            return 0
+        return point + 32 if point <= 0xDE else point
+    if point < 0x180:
+        if point == 0x130:
+            return 105
+        if point == 0x131:
+            return point
+        if 0x139 <= point <= 0x148 or 0x179 <= point <= 0x17E:
+            return point + (point & 1)
+        return point | 1
+    if 0x391 <= point <= 0x3A9 or 0x410 <= point <= 0x42F:
+        return point + 32
+    if 0x400 <= point <= 0x40F:
+        return point + 80
+    if 0x1E00 <= point <= 0x1EFF:
+        return point | 1
+    if letters_only and (
+        0x300 <= point < 0x370 or 0x2000 <= point < 0x3040 or 0xE000 <= point < 0xFE10 or point >= 0x1F000
+    ):
+        return 0  # combining marks, punctuation and symbols, private use, emoji
+    return point
