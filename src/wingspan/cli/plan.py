@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from wingspan.cli import app
 from wingspan.cli.app import ITSELF, AsJson, Debug, Force, Overrides, ProjectPath, Runs, command
@@ -14,6 +18,7 @@ def plan_project(
     project: ProjectPath = Path("."),
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write the page there.")] = None,
     json_: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -22,4 +27,41 @@ def plan_project(
 
     Example: wingspan plan examples/frontier --set fleet.devices=5120
     """
+    from wingspan.workspace import find_run, write_atomically
+
     one_stage("plan", project, overrides, runs, json_, force)
+    if html is not None:
+        page = find_run(project, overrides or (), runs).stage("plan") / "plan.html"
+        write_atomically(html, page.read_text(encoding="utf-8"))
+
+
+@command(app.plan, "explain")
+def explain(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A number; leave it out for a list.")] = None,
+    project: Annotated[Path, typer.Argument(metavar="PROJECT", help="Project folder, file or run folder.")] = Path("."),
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Why is a number of the plan what it is? Its formula, the values in it, and what they rest on.
+
+    Example: wingspan plan explain goodput examples/frontier
+    """
+    from wingspan.cli.perform import perform
+    from wingspan.console import output, print_json
+    from wingspan.plan.stage import explainer
+    from wingspan.plan.terminal import render_derivation, render_names
+    from wingspan.workspace import lock, open_run
+
+    if name is not None and project == Path(".") and (only := Path(name)).exists():  # `plan explain PROJECT`: its names
+        name, project = None, only
+    run = open_run(project, overrides or (), runs)
+    with lock(run, "wingspan plan"):
+        perform(run, "plan", force=False, quiet=True)
+    plan: dict[str, Any] = json.loads((run.stage("plan") / "plan.json").read_text(encoding="utf-8"))
+    explaining = explainer(run.project, run.base, plan)
+    if name is None:
+        return print_json(explaining.figures) if json_ else output.print(render_names(explaining.figures))
+    derivation = explaining.explain(name)
+    print_json(derivation.as_json()) if json_ else output.print(render_derivation(derivation))

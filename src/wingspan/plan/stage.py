@@ -10,6 +10,7 @@ from wingspan import assets
 from wingspan.launch.files import write_launch_files
 from wingspan.model.shape import ModelShape, shape_of
 from wingspan.plan.chips import THIS_MACHINE, Chip, chip_named, this_machine
+from wingspan.plan.explain import Explainer
 from wingspan.plan.fleet import AT_SCALE_CHIP, Priced, at_scale, chips_side_by_side, price_layout
 from wingspan.plan.grid import Workload, workload_of
 from wingspan.plan.laptop import predict_stages, training_tokens
@@ -65,6 +66,14 @@ def first_answer(project: Project, shape: ModelShape, layout: Layout) -> str:
     tokens = training_tokens(project, shape)
     fleet = _price(project, network_of(shape), workload_of(project), layout, tokens, nominal())
     return sentence({"model": _model(shape, project, tokens), "fleet": fleet.as_json()})
+
+
+def explainer(project: Project, base: Path, plan: dict[str, Any]) -> Explainer:
+    """Explains the numbers of a plan that was made of this project."""
+    shape = shape_of(project.model)
+    layout, choice = decide_layout(project, shape)
+    measurement, text_bytes = Measurement(**plan["machine"]), _text_bytes(project, base)
+    return Explainer(plan, lambda: make_plan(project, shape, measurement, layout, choice, text_bytes))
 
 
 def make_plan(
