@@ -178,7 +178,15 @@ class Prepare(Section):
     near_duplicate_similarity: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.8, description="Jaccard similarity of character 5-grams from which posts are duplicates"
     )
-    opt_outs: str = Field(default="", description="file with one post or author id per line: never used")
+    opt_outs: str = Field(
+        default="", description="file of posts, authors, domains and addresses never used, one a line"
+    )
+    consent: tuple[
+        Literal["indexable", "noindex", "discoverable", "memorial", "no-unauthenticated", "ai-preference"], ...
+    ] = Field(
+        default=("indexable", "noindex", "discoverable", "memorial", "no-unauthenticated", "ai-preference"),
+        description="signals of profiles by which an author's posts are never used",
+    )
     grounded_dialogues: int = Field(
         default=400, ge=0, description="questions about posts, answered by quoting them, made from train posts"
     )
@@ -217,6 +225,10 @@ class Train(Section):
     keep_checkpoints: Positive = 2
     log_every: Positive = Field(default=1, description="steps")
     compile: bool = Field(default=False, description="torch.compile each block")
+    spike_deviations: NonNegativeFloat = Field(
+        default=6.0, description="a step whose loss or gradient lies so far above the last 64 is left out; 0: none is"
+    )
+    rollback_after: int = Field(default=8, ge=0, description="steps left out in a row before going back; 0: never")
 
 
 class Align(Section):

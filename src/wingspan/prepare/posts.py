@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from wingspan.post import POST_SCHEMA
+from wingspan.post import POST_SCHEMA, TOMBSTONE_SCHEMA
 from wingspan.prepare.cleaning import clean
 from wingspan.prepare.duplicates import find_duplicates
 from wingspan.prepare.language import detect
@@ -37,19 +37,19 @@ class SourceCount:
     damaged: int = 0
 
 
-def read_source(source: PostSource, path: Path, task: Task) -> tuple[pl.DataFrame, SourceCount]:
-    """All posts of a source in POST_SCHEMA's columns and `refused` (null: kept)."""
+def read_source(source: PostSource, path: Path, task: Task) -> tuple[pl.DataFrame, SourceCount, pl.DataFrame]:
+    """All posts of a source in POST_SCHEMA's columns and `refused` (null: kept), counts, rows of TOMBSTONE_SCHEMA."""
     count = SourceCount()
-    tables = [POST_SCHEMA.empty_table()]
+    tables, notices = [POST_SCHEMA.empty_table()], [TOMBSTONE_SCHEMA.empty_table()]
     for batch in read_posts(source, path):
         count.read += batch.read
         count.refused.update(batch.refused)
         count.damaged += batch.damaged
         tables.append(batch.posts)
+        notices.append(batch.tombstones)
         task.advance(batch.read, source.name)
-    frame = pl.from_arrow(pa.concat_tables(tables))
-    assert isinstance(frame, pl.DataFrame)
-    return frame.with_columns(refused=pl.lit(None, dtype=pl.String)), count
+    frame, said = (pl.DataFrame(pa.concat_tables(some)) for some in (tables, notices))
+    return frame.with_columns(refused=pl.lit(None, dtype=pl.String)), count, said
 
 
 def in_order(posts: pl.DataFrame) -> pl.DataFrame:

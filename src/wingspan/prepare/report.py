@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from wingspan.prepare.conversations import Conversation
 from wingspan.prepare.posts import KEPT, SourceCount
-from wingspan.prepare.tombstones import Tombstones
 from wingspan.project import PostSource
 
 _SAMPLES = 5
-_NEVER_SHOWN = ("deleted", "opted out")  # nobody reads them any more, here neither
-_ID_COLUMNS = ("post_id", "parent_id", "root_id", "quote_of", "author_id")
 
 
 def funnel(posts: pl.DataFrame, counts: Mapping[str, SourceCount], sources: Sequence[PostSource]) -> dict[str, Any]:
@@ -56,9 +52,9 @@ def samples(posts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
     kept = dict(posts.filter(KEPT).select("post_id", "text").iter_rows())
     shown = {}
     for reason in sorted(posts["refused"].drop_nulls().unique().to_list()):
-        if reason in _NEVER_SHOWN:
+        rows = posts.filter((pl.col("refused") == reason) & (pl.col("text") != "")).head(_SAMPLES)
+        if rows.is_empty():  # nobody reads what is deleted or opted out any more, here neither
             continue
-        rows = posts.filter(pl.col("refused") == reason).head(_SAMPLES)
         shown[reason] = [
             {"post_id": post_id, "text": text} | ({"repeats": repeats, "kept": kept.get(repeats)} if repeats else {})
             for post_id, text, repeats in rows.select("post_id", "text", "repeats").iter_rows()
@@ -88,24 +84,6 @@ def conversation_counts(conversations: Sequence[Conversation]) -> dict[str, dict
     for (split, kind), number in sorted(found.items()):
         table.setdefault(split, {})[kind] = number
     return table
-
-
-def prove_tombstones(folder: Path, tombstones: Tombstones, author_pseudonyms: Sequence[str]) -> dict[str, Any]:
-    """Look for every tombstoned id in every Parquet file of `folder`, as it lies on disk; the proof wants 0."""
-    gone = pl.Series(sorted({*tombstones.deleted, *tombstones.opted_out, *author_pseudonyms}), dtype=pl.String)
-    files = sorted(folder.rglob("*.parquet"))
-    found = 0
-    for file in files:
-        columns = pl.read_parquet_schema(file)
-        ids = [pl.col(name) for name in _ID_COLUMNS if name in columns]
-        ids += [pl.col("post_ids").explode()] if "post_ids" in columns else []
-        found += sum(pl.scan_parquet(file).select(one.is_in(gone.implode()).sum()).collect().item() or 0 for one in ids)
-    return {
-        "deleted": len(tombstones.deleted),
-        "opted_out": len(tombstones.opted_out),
-        "files_searched": len(files),
-        "found": found,
-    }
 
 
 def _largest_first(counts: Mapping[str, int]) -> dict[str, int]:

@@ -30,7 +30,14 @@ from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
 from wingspan.prepare.split import HELD_OUT, TRAIN
 from wingspan.prepare.tokenizer import make_tokenizer, start_model_folder
 from wingspan.prepare.tokens import write_tokens
-from wingspan.prepare.tombstones import Tombstones, bury, collect_tombstones
+from wingspan.prepare.tombstones import (
+    Tombstones,
+    bury,
+    deletions,
+    forgotten,
+    list_lines,
+    prove,
+)
 from wingspan.workspace import StageContext
 
 SPLITS = (TRAIN, HELD_OUT)
@@ -66,7 +73,7 @@ def work(context: StageContext) -> dict[str, Any]:
         index = write_tokens(splits, tokenizer, context.project.prepare.documents_per_shard, context.output / "tokens")
         task.advance(kept.height)
 
-    proof = report.prove_tombstones(context.output, tombstones, [pseudonym(one) for one in tombstones.opted_out])
+    proof = prove(context.output, tombstones)
     if proof["found"]:
         raise WorkError(f"{proof['found']} tombstoned ids remain", where=context.output, remedy="Report this as a bug")
     assert context.project.rights is not None
@@ -119,14 +126,16 @@ def _posts(
 ) -> tuple[pl.DataFrame, dict[str, steps.SourceCount], Tombstones, Counter[str]]:
     """All posts with what became of each, the sources' counts, the tombstones, personal data by kind."""
     settings, seed = context.project.prepare, context.project.project.seed
-    counts, frames = {}, []
+    counts, frames, notices = {}, [], [forgotten(context.run.folder)]
     with context.progress.task("read", None, "posts") as task:
         for source in settings.posts:
-            frame, counts[source.name] = steps.read_source(source, context.run.outside(source.path), task)
+            frame, counts[source.name], said = steps.read_source(source, context.run.outside(source.path), task)
             frames.append(frame)
+            notices += [said, deletions(frame)]
     posts = steps.in_order(pl.concat(frames))
-    opt_outs = context.run.outside(settings.opt_outs) if settings.opt_outs else None
-    tombstones = collect_tombstones(posts, opt_outs)
+    opt_outs = [*list_lines(context.run.outside(settings.opt_outs) if settings.opt_outs else None)]
+    tombstones = Tombstones.build(pl.concat(notices), opt_outs, settings.consent, pseudonym)
+    tombstones = tombstones.with_posts_of_authors(posts)
     with context.progress.task("clean", posts.height, "posts") as task:
         posts = steps.refuse_repeats(bury(posts, tombstones))
         posts = steps.choose_split(posts, seed, settings.held_out)

@@ -1,44 +1,246 @@
-"""Deleted posts and people who opted out: one global set, applied to all sources at once."""
+"""What must not be used: one global set of posts and authors, whatever says so, applied to all sources at once.
+
+Notices (deletions, deactivated accounts, consent signals, opt-outs, what was forgotten) are settled first, since some
+take others back. What holds is kept as 128-bit digests in one sorted array that processes map from disk: 24 bytes an
+id. Among 10^10 posts and 10^9 tombstones one innocent post is taken for another with a probability of 10^-19
+(n m / 2^128), and nobody can look for such an id, since the digests are seeded with the pseudonym key.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow.parquet as pq
+import xxhash
 
+from wingspan.post import TOMBSTONE_SCHEMA
+from wingspan.prepare.readers.columns import Tombstone
 from wingspan.prepare.readers.records import text_lines
 
+POST, AUTHOR = "post", "author"
+OPTED_OUT, FORGOTTEN, DELETED = "opted out", "forgotten", "deleted"
+# What authors say of all their posts, on profiles of Mastodon and Bluesky; `prepare.consent` names those that count.
+SIGNALS = ("indexable", "noindex", "discoverable", "memorial", "no-unauthenticated", "ai-preference")
+FORGOTTEN_LIST = "forgotten.jsonl"  # in the run folder: what `wingspan forget` was asked, a request a line
 _LINKS = ("parent_id", "root_id", "quote_of")
+_POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "repost_of", "repeats", *_LINKS), ("author_id",)
+_KEYS, _FACTS = "tombstones.npy", "tombstones.json"
+_HANDLE = re.compile(r"@([\w.-]+)@([\w.-]+)")
 
 
 @dataclass(frozen=True)
 class Tombstones:
-    """Ids that must not be used: posts that a source marks as deleted, posts and authors that opted out."""
+    """The settled set. `keys` has a column per id, sorted: two halves of its digest, and which of `reasons` holds."""
 
-    deleted: frozenset[str]
-    opted_out: frozenset[str]
+    seed: int
+    reasons: tuple[str, ...]
+    counts: dict[str, int]  # reason -> ids given
+    pattern: str  # of ids of posts and authors that opted out, for Rust's regex; empty: none
+    keys: npt.NDArray[np.uint64]
+    longest_run: int  # of keys that share their first half: one but for once in a universe
+
+    @classmethod
+    def build(
+        cls, notices: pl.DataFrame, opt_outs: Iterable[str], consent: Sequence[str], pseudonym: Callable[[str], str]
+    ) -> Tombstones:
+        """Settle notices (rows of TOMBSTONE_SCHEMA), of SIGNALS only those in `consent`, and lines of an opt-out list.
+
+        An author is known by the platform's id and by its pseudonym, so the set serves before and after
+        pseudonyms are given.
+        """
+        listed, patterns = read_list(opt_outs)
+        ignored = [signal for signal in SIGNALS if signal not in consent]
+        counted = notices.select(TOMBSTONE_SCHEMA.names).filter(~pl.col("reason").is_in(ignored))
+        rows = settle(pl.concat([counted, as_notices(listed)]))
+        counts = dict(rows.group_by("reason").agg(pl.col("id").n_unique()).sort("reason").iter_rows())
+        seed = int.from_bytes(hashlib.blake2b(pseudonym("tombstones").encode(), digest_size=8).digest(), "big")
+        reasons = tuple(dict.fromkeys([*counts, OPTED_OUT]))
+        empty = cls(seed, reasons, counts, "|".join(patterns), np.empty((3, 0), dtype=np.uint64), 0)
+        authors = rows.filter(pl.col("kind") == AUTHOR)
+        names = pl.Series("id", [pseudonym(name) for name in authors["id"]], dtype=pl.String)
+        return empty._with(POST, rows.filter(pl.col("kind") == POST))._with(
+            AUTHOR, pl.concat([authors, authors.with_columns(names)])
+        )
+
+    def with_posts_of_authors(self, posts: pl.DataFrame) -> Tombstones:
+        """The set and, of `posts` (columns post_id, author_id), those whose authors are in it.
+
+        So no other post links to them either.
+        """
+        reasons = self.of_authors(posts["author_id"])
+        return self._with(POST, posts.select(id="post_id", reason=reasons).drop_nulls("reason"))
+
+    def _with(self, kind: str, rows: pl.DataFrame) -> Tombstones:
+        """The set and rows of columns id, reason."""
+        codes = [self.reasons.index(reason) for reason in rows["reason"]]
+        added = np.vstack([_digests(kind, rows["id"], self.seed), np.array(codes, dtype=np.uint64)])
+        keys = np.hstack([self.keys, added])
+        keys = keys[:, np.lexsort((keys[1], keys[0]))]
+        again = np.zeros(keys.shape[1], dtype=np.bool_)
+        again[1:] = (keys[:2, 1:] == keys[:2, :-1]).all(axis=0)
+        keys = np.ascontiguousarray(keys[:, ~again])  # of two reasons the earlier one stays
+        runs = np.unique_counts(keys[0]).counts
+        return replace(self, keys=keys, longest_run=int(runs.max(initial=0)))
+
+    def write(self, folder: Path) -> None:
+        """Keep the set in `folder`."""
+        np.save(folder / _KEYS, self.keys)
+        facts = {name: getattr(self, name) for name in ("seed", "reasons", "counts", "pattern", "longest_run")}
+        (folder / _FACTS).write_text(json.dumps(facts))
+
+    @classmethod
+    def open(cls, folder: Path) -> Tombstones:
+        """The set that was kept in `folder`, mapped: processes share its memory."""
+        facts = json.loads((folder / _FACTS).read_text())
+        facts["reasons"] = tuple(facts["reasons"])
+        return cls(**facts, keys=np.load(folder / _KEYS, mmap_mode="r"))
+
+    def of_posts(self, ids: pl.Series) -> pl.Series:
+        """For each post id the reason why it must not be used, or null."""
+        return self._look_up(POST, ids)
+
+    def of_authors(self, ids: pl.Series) -> pl.Series:
+        """For each author, by platform id or pseudonym, the reason why nothing of theirs may be used, or null."""
+        return self._look_up(AUTHOR, ids)
+
+    def _look_up(self, kind: str, ids: pl.Series) -> pl.Series:
+        given = ids.is_not_null().to_numpy()
+        first, second = _digests(kind, ids.drop_nulls(), self.seed)
+        code = np.full(first.size, -1, dtype=np.int64)
+        at = np.searchsorted(self.keys[0], first)
+        for step in range(self.longest_run):
+            place = np.minimum(at + step, self.keys.shape[1] - 1)
+            hit = (self.keys[0, place] == first) & (self.keys[1, place] == second)
+            code[hit] = self.keys[2, place[hit]]
+        found = np.full(len(ids), -1, dtype=np.int64)
+        found[given] = code
+        reasons = pl.Series(self.reasons).gather(np.maximum(found, 0)).rename(ids.name)
+        reasons = pl.select(pl.when(pl.Series(found >= 0)).then(reasons)).to_series()
+        if not self.pattern:
+            return reasons
+        return pl.select(
+            pl.coalesce(reasons, pl.when(ids.str.contains(self.pattern)).then(pl.lit(OPTED_OUT)))
+        ).to_series()
 
 
-def collect_tombstones(posts: pl.DataFrame, opt_outs: Path | None) -> Tombstones:
-    """The global set. `opt_outs` has one post or author id per line; blank lines and `#` comments are skipped."""
-    deleted = posts.filter(pl.col("deleted_at").is_not_null())["post_id"]
-    lines = (line.strip() for line in text_lines(opt_outs)) if opt_outs else ()
-    return Tombstones(frozenset(deleted), frozenset(line for line in lines if line and not line.startswith("#")))
+def _digests(kind: str, ids: pl.Series, seed: int) -> npt.NDArray[np.uint64]:
+    """Shape (2, ids): xxh3 of 128 bits; an author's name means the same in any case."""
+    names = (ids.str.to_lowercase() if kind == AUTHOR else ids).cast(pl.Binary)
+    digests = b"".join([xxhash.xxh3_128_digest(name, seed ^ (kind == AUTHOR)) for name in names.to_list()])
+    return np.frombuffer(digests, dtype=">u8").reshape(-1, 2).T.astype(np.uint64)
+
+
+def settle(notices: pl.DataFrame) -> pl.DataFrame:
+    """Columns kind, id, reason of what holds, each id once.
+
+    Of notices about one id for one reason the latest holds, one without a time always; one that lifts what was never
+    said means nothing. Of several reasons the last by name stands.
+    """
+    latest = pl.col("lifted").sort_by("at", "lifted", descending=[False, True]).last()
+    timeless = (pl.col("at").is_null() & ~pl.col("lifted")).any()
+    held = (
+        notices.filter(pl.col("at").is_not_null() | ~pl.col("lifted"))
+        .group_by("kind", "id", "reason")
+        .agg(holds=timeless | ~latest)
+        .filter("holds")
+    )
+    return held.group_by("kind", "id").agg(pl.col("reason").max()).sort("kind", "id")
+
+
+def read_list(lines: Iterable[str]) -> tuple[list[Tombstone], list[str]]:
+    """Notices and patterns of an opt-out list, one entry a line; blank lines and `#` comments are skipped.
+
+    An entry is `post:ID`, `author:ID`, an id that may be either, `@name@server` (an author of the fediverse),
+    `domain:NAME` (whatever has its address there, subdomains too) or an address in which `*` stands for anything.
+    """
+    notices: list[Tombstone] = []
+    patterns = []
+    for line in lines:
+        entry = line.strip()
+        if not entry or entry.startswith("#"):
+            continue
+        kind, _, rest = entry.partition(":")
+        if handle := _HANDLE.fullmatch(entry):
+            name, server = handle.groups()
+            names = [entry, f"{name}@{server}", f"https://{server}/users/{name}", f"https://{server}/@{name}"]
+            notices += [(AUTHOR, one, OPTED_OUT, None, False) for one in names]
+        elif kind == "domain":
+            patterns.append(rf"(?i)^(?:[a-z]+://)?(?:[^/]*[.@])?{re.escape(rest.strip())}(?:[:/]|$)")
+        elif "*" in entry:
+            patterns.append("(?i)^" + ".*".join(re.escape(part) for part in entry.split("*")) + "$")
+        else:
+            named = [kind] if kind in (POST, AUTHOR) else [POST, AUTHOR]
+            name = rest.strip() if kind in (POST, AUTHOR) else entry
+            notices += [(one, name, OPTED_OUT, None, False) for one in named]
+    return notices, patterns
+
+
+def as_notices(rows: Sequence[Tombstone]) -> pl.DataFrame:
+    """Rows as a frame of TOMBSTONE_SCHEMA."""
+    return pl.DataFrame(rows, schema=pl.DataFrame(TOMBSTONE_SCHEMA.empty_table()).schema, orient="row")
+
+
+def deletions(posts: pl.DataFrame) -> pl.DataFrame:
+    """Notices of posts that their own source marks as deleted."""
+    gone = posts.filter(pl.col("deleted_at").is_not_null())["post_id"]
+    return as_notices([(POST, one, DELETED, None, False) for one in gone])
 
 
 def bury(posts: pl.DataFrame, tombstones: Tombstones) -> pl.DataFrame:
     """`posts` with tombstoned ones refused, whatever source they are from; their words and links to them are gone."""
-    deleted, opted_out = (pl.Series(sorted(ids), dtype=pl.String) for ids in (tombstones.deleted, tombstones.opted_out))
-    gone = pl.concat([deleted, opted_out]).unique()
-    reason = (
-        pl.when(pl.col("post_id").is_in(opted_out.implode()) | pl.col("author_id").is_in(opted_out.implode()))
-        .then(pl.lit("opted out"))
-        .when(pl.col("post_id").is_in(deleted.implode()))
-        .then(pl.lit("deleted"))
+    reason = pl.coalesce(tombstones.of_posts(posts["post_id"]), tombstones.of_authors(posts["author_id"]))
+    return posts.with_columns(
+        *(pl.when(tombstones.of_posts(posts[link]).is_null()).then(pl.col(link)) for link in _LINKS),
+        refused=pl.coalesce(reason, "refused"),
+        text=pl.when(reason.is_null()).then("text").otherwise(pl.lit("")),
     )
-    posts = posts.with_columns(
-        refused=pl.coalesce(reason, "refused"), text=pl.when(reason.is_null()).then("text").otherwise(pl.lit(""))
-    )
-    buried = pl.concat([gone, posts.filter(pl.col("refused").is_in(["opted out", "deleted"]))["post_id"]]).unique()
-    return posts.with_columns(pl.when(~pl.col(link).is_in(buried.implode())).then(pl.col(link)) for link in _LINKS)
+
+
+def prove(folder: Path, tombstones: Tombstones) -> dict[str, Any]:
+    """Look for every tombstoned id in every Parquet file of `folder`, as it lies on disk; the proof wants 0 found."""
+    files = sorted(folder.rglob("*.parquet"))
+    searched = found = 0
+    for file in files:
+        for kind, ids in _ids(file):
+            searched += len(ids)
+            found += len(ids) - tombstones._look_up(kind, ids).null_count()
+    deleted = tombstones.counts.get(DELETED, 0)
+    return {
+        "deleted": deleted,
+        "opted_out": sum(tombstones.counts.values()) - deleted,
+        "reasons": tombstones.counts,
+        "files_searched": len(files),
+        "ids_searched": searched,
+        "found": found,
+    }
+
+
+def _ids(file: Path) -> Iterator[tuple[str, pl.Series]]:
+    """Kind and ids of every column that holds any, batch by batch."""
+    parquet = pq.ParquetFile(file)
+    for kind, columns in ((POST, (*_POST_COLUMNS, "post_ids")), (AUTHOR, _AUTHOR_COLUMNS)):
+        for name in set(columns) & set(parquet.schema_arrow.names):
+            for batch in parquet.iter_batches(1 << 16, columns=[name]):
+                ids = pl.Series(batch.column(0))
+                yield kind, (ids.explode() if ids.dtype == pl.List else ids).drop_nulls()
+
+
+def list_lines(path: Path | None) -> Iterable[str]:
+    """The lines of an opt-out list; none where there is no list."""
+    return text_lines(path) if path else ()
+
+
+def forgotten(run_folder: Path) -> pl.DataFrame:
+    """Notices of what this run was asked to forget."""
+    path = run_folder / FORGOTTEN_LIST
+    requests = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    return as_notices([(kind, one["id"], FORGOTTEN, None, False) for one in requests for kind in one["kinds"]])

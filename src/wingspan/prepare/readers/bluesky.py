@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from wingspan.prepare.readers.columns import Tombstone
-from wingspan.prepare.readers.parsed import NO_TEXT, OPTED_OUT, Post
+from wingspan.prepare.readers.parsed import NO_TEXT, Post
 
 POST = "app.bsky.feed.post"
 NO_UNAUTHENTICATED = "!no-unauthenticated"  # a label: show this to people who are signed in only
@@ -25,7 +25,6 @@ def post_of(
     labels = [one["val"] for one in (record.get("labels") or {}).get("values", [])]
     if NO_UNAUTHENTICATED in labels:
         tombstones.append(("post", uri, "no-unauthenticated", None, False))
-        return OPTED_OUT
     text, urls, mentions = _with_facets(record["text"], record.get("facets") or [])
     if not text.strip():
         return NO_TEXT

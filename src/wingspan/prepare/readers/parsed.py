@@ -14,7 +14,6 @@ from wingspan.prepare.readers.registry import ReadBatch
 from wingspan.project import PostSource
 
 NOT_A_POST, NO_TEXT, NOTICE, REPOST, NOT_PUBLIC = "not a post", "no text", "deletion notice", "repost", "not public"
-OPTED_OUT = "opted out"
 
 Post = dict[str, Any]  # values by post field
 Parse = Callable[[Any, list[Tombstone]], Post | str]  # a post or why it is none; appends what must not be used
