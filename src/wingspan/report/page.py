@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 import wingspan
 from wingspan.errors import InputError
@@ -27,7 +27,7 @@ _SECTIONS = (
 )
 
 _pages = Environment(
-    loader=PackageLoader("wingspan.report"),
+    loader=ChoiceLoader([PackageLoader("wingspan.report"), PackageLoader("wingspan")]),
     autoescape=True,  # posts, questions and answers are text that strangers wrote
     undefined=StrictUndefined,
     trim_blocks=True,
