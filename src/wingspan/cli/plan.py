@@ -19,20 +19,43 @@ def plan_project(
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write the page there.")] = None,
+    devices: Annotated[str | None, typer.Option("--devices", metavar="N,N,...", help="Sweep fleets.")] = None,
+    budget: Annotated[str | None, typer.Option("--budget", metavar="USD", help="What does 5e6 buy?")] = None,
+    deadline: Annotated[str | None, typer.Option("--deadline", metavar="TIME", help="How many for 30d?")] = None,
     json_: AsJson = False,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
     """What would it take? Machines, days, money, energy, memory. Needs no accelerator.
 
-    Example: wingspan plan examples/frontier --set fleet.devices=5120
+    Example: wingspan plan examples/frontier --devices 5000,10000,20000
     """
     from wingspan.workspace import find_run, write_atomically
+
+    if devices or budget or deadline:
+        return _sweep(project, overrides, devices, budget, deadline, json_)
 
     one_stage("plan", project, overrides, runs, json_, force)
     if html is not None:
         page = find_run(project, overrides or (), runs).stage("plan") / "plan.html"
         write_atomically(html, page.read_text(encoding="utf-8"))
+
+
+def _sweep(
+    project: Path,
+    overrides: list[str] | None,
+    devices: str | None,
+    budget: str | None,
+    deadline: str | None,
+    json_: bool,
+) -> None:
+    """Other fleets, and what money or time would allow; writes nothing."""
+    from wingspan.console import output, print_json
+    from wingspan.plan.sweep import render, sweep
+    from wingspan.project import load_project
+
+    found = sweep(load_project(project, overrides or ()), devices, budget, deadline)
+    print_json(found) if json_ else output.print(render(found))
 
 
 @command(app.plan, "explain")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from wingspan.errors import InputError
 from wingspan.figures import Figure, predicted
 from wingspan.plan import steptime
 from wingspan.plan.chips import Chip, catalogue
 from wingspan.plan.grid import Grid, Workload
-from wingspan.plan.layouts import Problem, choose, problem_of
+from wingspan.plan.layouts import Problem, candidates, choose, price, problem_of
 from wingspan.plan.network import Network
+from wingspan.plan.quality import REFIT
 from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
 from wingspan.project import Fleet, Layout
 
@@ -51,7 +53,6 @@ AT_SCALE_DEVICES = 10_000
 _SIZES_TRIED = 40  # of the largest that a batch can feed
 _AT_SCALE_DAYS = 30.0
 _AT_SCALE_MFU = 0.38  # lower end of what Llama 3 reports on 8,192 to 16,384 H100 (arXiv 2407.21783)
-_TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022
 
 
 @dataclass(frozen=True)
@@ -214,52 +215,62 @@ def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, 
 
 
 def at_scale(network: Network, workload: Workload, tokens: float, chip: Chip, fleet: Fleet) -> dict[str, Any]:
-    """The same project on 10,000 H100, and what such a fleet could train in 30 days.
-
-    A batch of B sequences feeds at most B data-parallel ranks, so a small project leaves most of the fleet
-    idle: of all numbers of devices that its batch can feed, the one that is fastest is shown.
-    """
-    best: Priced | None = None
-    for devices in _feedable(network, workload):
-        part = fleet.model_copy(update={"devices": devices, "devices_per_node": 8, "price_per_device_hour": None})
-        try:
-            problem = problem_of(network, workload, chip, part)
-            priced = price_layout(problem, choose(problem).layout, tokens, part)
-        except InputError:
-            continue
-        best = priced if best is None or priced.step_s < best.step_s else best
+    """The same project on 10,000 H100, and what such a fleet could train in 30 days."""
+    own = fleet.model_copy(update={"devices_per_node": 8, "price_per_device_hour": None})
+    sizes = feedable(network, workload, AT_SCALE_DEVICES)[-_SIZES_TRIED:]
+    found = [one for size in sizes if (one := on_devices(network, workload, tokens, chip, own, size))]
     could_train = {"fleet_devices": AT_SCALE_DEVICES, "could_train": compute_optimal(chip)}
-    if best is None:
+    if not found:
         return {"device": chip.name, **could_train}
+    best = min(found, key=lambda priced: priced.step_s)
     seconds = predicted(best.run.steps * best.step_s, "s", error=STEP_ERROR)
     return best.as_json() | {"wall_s": seconds.as_json()} | could_train
 
 
-def _feedable(network: Network, workload: Workload) -> list[int]:
-    """Numbers of devices up to 10,000 that a global batch divides over, largest first."""
+def on_devices(
+    network: Network, workload: Workload, tokens: float, chip: Chip, fleet: Fleet, devices: int
+) -> Priced | None:
+    """The project on another number of devices in its fastest layout; None where none fits."""
+    part = fleet.model_copy(update={"devices": devices})
+    try:
+        problem = problem_of(network, workload, chip, part)
+        grid = candidates(problem)
+        seconds = price(problem, grid)
+    except InputError:
+        return None
+    if not len(grid) or not np.isfinite(seconds).any():
+        return None
+    return price_layout(problem, grid.layout(int(np.argmin(seconds))), tokens, part)
+
+
+def feedable(network: Network, workload: Workload, most: int) -> list[int]:
+    """Numbers of devices up to `most` that the global batch divides over, smallest first.
+
+    A batch of B sequences feeds at most B data-parallel ranks, so a small project leaves a large fleet idle.
+    """
     batch, layers = workload.global_batch, network.layers
-    data_parallel = [one for one in range(1, min(batch, AT_SCALE_DEVICES) + 1) if batch % one == 0]
+    data_parallel = [one for one in range(1, min(batch, most) + 1) if batch % one == 0]
     tensor_parallel = [one for one in (1, 2, 4, 8) if network.kv_heads % one == 0]
     sizes = {
         dp * tp * pp
         for dp in data_parallel
         for tp in tensor_parallel
         for pp in range(1, min(layers, batch // dp) + 1)
-        if dp * tp * pp <= AT_SCALE_DEVICES
+        if dp * tp * pp <= most
     }
-    return sorted(sizes, reverse=True)[:_SIZES_TRIED]
+    return sorted(sizes)
 
 
 def compute_optimal(chip: Chip) -> dict[str, Any]:
-    """The model and tokens that 30 days of the fleet buy: C = 6 N D with D = 20 N (Hoffmann et al. 2022)."""
+    """The model and tokens that 30 days of the fleet buy."""
     assert chip.bf16_tflops is not None
     flops = AT_SCALE_DEVICES * chip.bf16_tflops * 1e12 * _AT_SCALE_MFU * _AT_SCALE_DAYS * 86400
-    parameters = math.sqrt(flops / (6 * _TOKENS_PER_PARAMETER))
+    parameters, tokens = REFIT.optimum(flops)
     return {
         "days": _AT_SCALE_DAYS,
         "mfu": _AT_SCALE_MFU,
         "flops": flops,
         "parameters": parameters,
-        "tokens": _TOKENS_PER_PARAMETER * parameters,
-        "source": "C = 6 N D, D = 20 N (Hoffmann et al. 2022); MFU as Llama 3 reports at this scale",
+        "tokens": tokens,
+        "source": f"C = 6 N D, {REFIT.name}; MFU as Llama 3 reports at this scale",
     }
