@@ -30,6 +30,8 @@ _SLACK = 16 << 20  # bytes that any member may hold, however small it is stored
 _LAYERS = 3  # of compression around one file
 COMPRESSED = r"(?:\.(?:gz|bz2|zst|xz))?"  # for patterns of names
 
+_ARCHIVE = r"\.(?:zip|tar|tgz|tbz2?|txz)$|\.tar\.\w+$"  # of the files of a folder no other is looked into
+
 BOMB, CUT, DAMAGED = "decompression bomb", "truncated", "damaged"
 ENCRYPTED, LINK, UNSAFE = "encrypted", "link", "unsafe path"
 
@@ -147,7 +149,8 @@ def members(path: Path) -> Iterator[Member]:
         return
     for one in sorted(path.rglob("*")):
         if one.is_symlink() or not one.is_dir():
-            yield from _of_file(one, one.relative_to(path).as_posix())
+            name = one.relative_to(path).as_posix()
+            yield from _of_file(one, name) if re.search(_ARCHIVE, name, re.IGNORECASE) else [_file(one, name)]
 
 
 def one_member(path: Path) -> Member:

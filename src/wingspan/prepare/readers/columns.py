@@ -23,6 +23,7 @@ FIELDS = tuple(name for name in _TYPES if name != "source")
 _TIME_FORMATS = (
     ("%Y-%m-%dT%H:%M:%S%.f%z", True),
     ("%a %b %d %H:%M:%S %z %Y", True),
+    ("%Y-%m-%d %H:%M:%S %z", True),
     ("%Y-%m-%dT%H:%M:%S%.f", False),
     ("%Y-%m-%d %H:%M:%S%.f", False),
 )

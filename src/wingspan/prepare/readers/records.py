@@ -119,14 +119,21 @@ def json_lines(
     return records, damaged
 
 
+def printed_as_one(member: Member) -> bytes | None:
+    """The bracket that a file of JSON begins with when it is no file of lines."""
+    if member.part:
+        return None
+    found = re.match(rb"\s*(?:(\[)|(\{)\s*\n)", next(replace(member, problems=[]).chunks(), b""))
+    return (found[1] or found[2]) if found else None
+
+
 def json_records(member: Member, kind: type[Record]) -> Iterator[tuple[list[Record], int]]:
     """Typed objects some at a time, and how many are damaged: on lines, in an array, or printed one after the other."""
-    head = next(replace(member, problems=[]).chunks(), b"")
-    if (printed := re.match(rb"\s*(?:\[|\{\s*\n)", head)) is None:
+    if (printed := printed_as_one(member)) is None:
         decoder = msgspec.json.Decoder(kind)
         yield from (json_lines(batch, decoder) for batch in lines(member))
         return
-    items = json_items(member, r"\[" if printed.group().endswith(b"[") else r"(?=\{)")
+    items = json_items(member, r"\[" if printed == b"[" else r"(?=\{)")
     for batch in batched(items):
         records = [record for item in batch if (record := as_record(item, kind)) is not None]
         yield records, len(batch) - len(records)

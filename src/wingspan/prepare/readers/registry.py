@@ -32,6 +32,7 @@ import pyarrow as pa
 from wingspan.errors import InputError
 from wingspan.post import POST_SCHEMA, TOMBSTONE_SCHEMA
 from wingspan.prepare.readers.archives import BOMB, ENCRYPTED, LINK, UNSAFE, Member, members
+from wingspan.prepare.readers.records import printed_as_one
 from wingspan.project import PostSource
 
 GROUP = "wingspan.readers"
@@ -130,8 +131,8 @@ def units(source: PostSource, path: Path) -> Iterator[Unit]:
 
 
 def _parts(member: Member) -> list[Member]:
-    """A large plain file in parts; what is compressed or in another encoding can only be read as a whole."""
-    if member.size <= PART or member.refusal or not member.plain:
+    """A large plain file in parts; what is compressed, in UTF-16 or one JSON array can only be read as a whole."""
+    if member.size <= PART or member.refusal or not member.plain or printed_as_one(member):
         return [member]
     return [replace(member, part=(at, at + PART)) for at in range(0, member.size, PART)]
 

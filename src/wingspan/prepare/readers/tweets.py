@@ -15,7 +15,7 @@ from wingspan.prepare.readers.registry import ReadBatch
 
 REPOST, CUT_SHORT, WITHHELD, NOT_PUBLIC, OLDER = "repost", "cut short", "withheld", "not public", "older version"
 # What the platform writes where it knows no language, and its names for three that it knows.
-LANGUAGES = dict.fromkeys(("und", "art", "zxx", "qam", "qct", "qht", "qme", "qst")) | {
+_LANGUAGES = dict.fromkeys(("und", "art", "zxx", "qam", "qct", "qht", "qme", "qst")) | {
     "in": "id",
     "iw": "he",
     "ji": "yi",
@@ -72,6 +72,10 @@ class Scopes(msgspec.Struct):
     followers: Any = None
 
 
+class Inner(msgspec.Struct):
+    """Somebody else's tweet inside a tweet: that it is there is all that counts."""
+
+
 class Tweet(msgspec.Struct):
     """The fields that are read; all others are skipped."""
 
@@ -86,7 +90,7 @@ class Tweet(msgspec.Struct):
     in_reply_to_status_id_str: Any = None
     in_reply_to_status_id: Any = None
     quoted_status_id_str: Any = None
-    retweeted_status: msgspec.Raw | None = None
+    retweeted_status: Inner | None = None
     user: User | None = None
     entities: Entities | None = None
     extended_entities: Entities | None = None
@@ -143,7 +147,7 @@ def _row(tweet: Tweet, author: str | None, refused: str | None) -> tuple[Any, ..
         (user.id_str or user.id) if user is not None else author,
         tweet.created_at,
         text,
-        LANGUAGES.get(tweet.lang, tweet.lang),
+        language(tweet.lang),
         tweet.in_reply_to_status_id_str or tweet.in_reply_to_status_id,
         tweet.quoted_status_id_str,
         "public",
@@ -173,6 +177,11 @@ def _refusal(tweet: Tweet, text: str | None, versions: Sequence[str]) -> str | N
     if versions and versions[-1] != (tweet.id_str or tweet.id):
         return OLDER
     return None
+
+
+def language(code: Any) -> str | None:
+    """The platform's code as the world writes it; None where it knows none."""
+    return _LANGUAGES.get(code, code) if isinstance(code, str) else None
 
 
 def is_true(value: Any) -> bool:

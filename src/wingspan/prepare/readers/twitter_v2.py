@@ -12,7 +12,7 @@ from wingspan.prepare.readers.archives import COMPRESSED, Member
 from wingspan.prepare.readers.columns import Tombstone, as_text, read_batch
 from wingspan.prepare.readers.records import json_records
 from wingspan.prepare.readers.registry import ReadBatch, Reader
-from wingspan.prepare.readers.tweets import LANGUAGES, NOT_PUBLIC, OLDER, REPOST, WITHHELD, Url, expand_links, is_true
+from wingspan.prepare.readers.tweets import NOT_PUBLIC, OLDER, REPOST, WITHHELD, Url, expand_links, is_true, language
 from wingspan.project import PostSource
 
 
@@ -131,6 +131,7 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     for lines, damaged in json_records(member, Line):
         rows = [row for line in lines for row in _rows(line)]
         tombstones = [notice for line in lines for notice in _tombstones(line)]
+        tombstones += [("post", row["post_id"], WITHHELD, None, False) for row in rows if row["refused"] == WITHHELD]
         names = rows[0].keys() if rows else ()
         yield read_batch({name: [row[name] for row in rows] for name in names}, source.name, damaged, tombstones)
 
@@ -161,7 +162,7 @@ def _row(tweet: Tweet, hidden: Set[Any], alt_texts: Mapping[Any, str | None]) ->
         "author_id": author,
         "created_at": tweet.created_at,
         "text": expand_links(text, links) if text else None,
-        "lang_hint": LANGUAGES.get(tweet.lang, tweet.lang),
+        "lang_hint": language(tweet.lang),
         "parent_id": related.get("replied_to"),
         "root_id": tweet.conversation_id,
         "quote_of": related.get("quoted"),

@@ -76,7 +76,7 @@ class ProtectionItem(msgspec.Struct, rename="camel"):
     protected_history: Protection
 
 
-class UserInfo(msgspec.Struct, rename="camel"):
+class UserInfo(msgspec.Struct, rename="camel", frozen=True):
     """Whose archive it is."""
 
     account_id: Any = None
