@@ -29,13 +29,16 @@ class Accounting:
     bucket: float = 0.0
     bucket_bytes: float = 0.0
     accumulates_whole: bool = False  # fully sharded: whole fp32 gradients until the last micro-batch
+    block_bytes: float = 6.0  # fully sharded: per parameter of a block at work, gathered ahead, and its gradients
     whole_embedding_gradient: bool = False  # tensor parallelism does not divide the gradient of the embedding
     sequence_parallel: bool = True
     gathered: int = 0  # of a block's four values of width h, those that each tensor-parallel rank keeps whole
     norm_bytes: float = 0.0  # kept per value of width h beside a block's four: fp32 copies of its two norms
     head_norm_bytes: float = 2.0  # kept per value of normalised queries and keys
     activation_value: bool = False  # the gate's activated value is kept beside its inputs
-    selective: str = "attention"  # recomputation forgets scores ("attention"), or all but "products" or half of them
+    selective: str = "attention"  # recomputation forgets; or it keeps "products", half of them, "inputs", or nothing
+    passed_on: bool = False  # a stage keeps what it passed on to the next, too
+    remainder_central: bool = False  # layers left over lie on the pipeline's central stages, else on the first
     mask: bool = False  # every micro-batch has a mask of sequence x sequence
     logit: float = 6.0  # bytes per logit at the loss: 16 bits and fp32, softmax in place
     loss_chunk: float = np.inf  # logits that exist at a time
@@ -50,6 +53,7 @@ class Accounting:
 WINGSPAN = Accounting(
     "wingspan",
     accumulates_whole=True,
+    block_bytes=12.0,
     gathered=2,
     whole_embedding_gradient=True,
     norm_bytes=12.0,
@@ -57,6 +61,7 @@ WINGSPAN = Accounting(
     activation_value=True,
     selective="products",
     mask=True,
+    remainder_central=True,
     loss_chunk=2.0**26,
 )
 # Distributed optimizer: 6 + 12/d bytes per parameter in bf16 with fp32 gradients (Megatron-Core documentation).
@@ -68,26 +73,32 @@ DEEPSPEED_FP16 = Accounting(
     gradient=2.0,
     copies=4.0,
     bucket=5e8,
-    bucket_bytes=6.0,
+    bucket_bytes=4.0,
     sequence_parallel=False,
-    communicators=6,
-    fragmentation=0.2,
+    passed_on=True,
+    communicators=10,
 )
 # BF16_Optimizer: bf16 gradients beside fp32 ones.
 DEEPSPEED_BF16 = replace(DEEPSPEED_FP16, name="Megatron-DeepSpeed bf16", gradient=6.0, copies=0.0)
-NANOTRON = Accounting("nanotron", gathered=2, logit=10.0, reports="tensors")
+# ZeRO 1 shards fp32 gradients with the optimizer; bf16 ones stay whole.
+NANOTRON = Accounting(
+    "nanotron", gradient=2.0, copies=4.0, gathered=2, logit=10.0, fragmentation=0.15, reports="tensors"
+)
 # Op-level selective recomputation keeps every other product; peak is that of the caching allocator's reserve.
 TORCHTITAN = Accounting(
     "torchtitan",
     accumulates_whole=True,
+    block_bytes=12.0,
     gathered=2,
     selective="half of products",
     logit=14.0,
     reports="tensors",
 )
 TORCHTITAN_COMPILED_LOSS = replace(TORCHTITAN, name="torchtitan since 2025", logit=6.0)
-FSDP = Accounting("PyTorch FSDP", logit=10.0)
-XLA = Accounting("JAX and XLA", logit=6.0)
+# llm-foundry gathers and reduces in bf16; selective recomputation is of whole blocks.
+FSDP = Accounting("PyTorch FSDP", selective="inputs")
+# XLA fuses the loss's casts; MaxText's custom policies offload the blocks' inputs to the host.
+XLA = Accounting("JAX and XLA", selective="offload", block_bytes=4.0, logit=4.0, communicator=0.0, fragmentation=0.0)
 ZERO = Accounting("DeepSpeed ZeRO", bucket=5e8, bucket_bytes=6.0)
 
 

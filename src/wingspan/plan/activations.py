@@ -33,12 +33,18 @@ def in_flight_micro_batches(grid: Grid, workload: Workload, stage: Array) -> Arr
     return np.minimum(grid.micro_batches(workload), held)
 
 
-def layers_of_stage(network: Network, grid: Grid, stage: Array) -> Array:
-    """Layers of a pipeline stage: as even as can be, the remainder in the middle, as train cuts them."""
+def layers_of_stage(network: Network, grid: Grid, software: Software, stage: Array) -> Array:
+    """Layers of a pipeline stage: as even as can be, the remainder on the first stages or in the middle."""
     even = np.floor(network.layers / grid.pp)
     left = network.layers - even * grid.pp
-    first = np.floor((grid.pp - left) / 2)
+    first = first_fuller_stage(network, grid, software)
     return even + ((stage >= first) & (stage < first + left))
+
+
+def first_fuller_stage(network: Network, grid: Grid, software: Software) -> Array:
+    """The first stage with a layer more, where the layers do not divide: 0, or so that the remainder is central."""
+    central = np.floor((grid.pp - network.layers % grid.pp) / 2)
+    return central * software.accounting.remainder_central
 
 
 def kept_bytes(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software, word: Array) -> Array:
@@ -49,7 +55,10 @@ def kept_bytes(network: Network, grid: Grid, workload: Workload, chip: Chip, sof
     """
     books, h, tp = software.accounting, network.hidden, grid.tp
     whole = whole_block(network, grid, workload, chip, software, word)
-    if books.selective == "attention":
+    full = word * h / _over_tokens(software, tp)
+    if books.selective in ("inputs", "offload"):
+        selective = full * (books.selective == "inputs")
+    elif books.selective == "attention":
         selective = whole if software.flash else whole - _score_bytes(network, workload) / tp
     else:
         inner = (2 if network.gated else 1) * mlp_values(network)
@@ -60,7 +69,7 @@ def kept_bytes(network: Network, grid: Grid, workload: Workload, chip: Chip, sof
         products = outputs + word * (network.attention_values - attended + inner) / tp
         selective = word * (h + attended) / tp + share * products
     policies = [grid.recompute == _FULL, grid.recompute == _SELECTIVE]
-    return np.select(policies, [word * h / _over_tokens(software, tp), selective], whole)
+    return np.select(policies, [full, selective], whole)
 
 
 def whole_block(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software, word: Array) -> Array:

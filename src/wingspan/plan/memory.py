@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wingspan.plan.accounting import Accounting
 from wingspan.plan.activations import (
+    first_fuller_stage,
     in_flight_micro_batches,
     kept_bytes,
     layers_of_stage,
@@ -40,6 +41,7 @@ ITEMS = (
 
 _CONTEXT_CPU = 0.45 * GIB  # resident size of a Python process that has imported torch and transformers
 _FRAGMENTATION_CPU = 0.35  # of what comes and goes: malloc gives little back to the system between sizes
+_LINKS_GB_S = 300.0  # of an A100, on which NCCL opens 24 channels; it opens more where there are more links
 _FP32 = 1  # index into grid.PRECISION
 _ZBV = 2  # index into grid.SCHEDULES: from here the first and the last layers lie on the first rank
 
@@ -48,7 +50,9 @@ Items = dict[str, Array]
 
 def memory(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software) -> Items:
     """Bytes per item on the fullest device of every layout: its tensors, the process and its networks."""
-    stages = [stage_memory(network, grid, workload, chip, software, stage) for stage in _fullest(network, grid)]
+    stages = [
+        stage_memory(network, grid, workload, chip, software, stage) for stage in _fullest(network, grid, software)
+    ]
     totals = [total(items) for items in stages]
     chosen = np.argmax(np.broadcast_arrays(*totals), axis=0)
     return {item: _choose(chosen, [items[item] for items in stages]) for item in ITEMS}
@@ -56,7 +60,7 @@ def memory(network: Network, grid: Grid, workload: Workload, chip: Chip, softwar
 
 def needed(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software) -> Array:
     """Bytes that the fullest device of every layout needs: the items of `memory` together, and quicker."""
-    stages = (_Stage(network, grid, workload, chip, software, stage) for stage in _fullest(network, grid))
+    stages = (_Stage(network, grid, workload, chip, software, stage) for stage in _fullest(network, grid, software))
     return _largest(_whole_stage(stage) for stage in stages)
 
 
@@ -84,14 +88,14 @@ def reported(items: Items, books: Accounting) -> Array:
     return total(items) - (unseen if books.reports == "tensors" else 0.0)
 
 
-def _fullest(network: Network, grid: Grid) -> list[Array]:
+def _fullest(network: Network, grid: Grid, software: Software) -> list[Array]:
     """The stages of which one is the fullest: the first, the first with a layer more, the last."""
     none = np.zeros_like(grid.pp)
     if np.all(grid.pp == 1):
         return [none]
     left = network.layers % grid.pp
-    middle = [np.where(left > 0, np.floor((grid.pp - left) / 2), 0.0)] if np.any(left) else []
-    return [none, *middle, grid.pp - 1]
+    fuller = np.where(left > 0, first_fuller_stage(network, grid, software), 0.0)
+    return [none, *([fuller] if np.any(fuller) else []), grid.pp - 1]
 
 
 def _whole_stage(stage: _Stage) -> Array:
@@ -174,7 +178,7 @@ class _Stage:
 
     @cached_property
     def layers(self) -> Array:
-        return layers_of_stage(self.network, self.grid, self.number)
+        return layers_of_stage(self.network, self.grid, self.software, self.number)
 
     @cached_property
     def dense(self) -> Array:
@@ -235,7 +239,8 @@ def _moments(stage: _Stage, gradients: Array) -> list[Items]:
     common = (network, grid, stage.workload, stage.chip, stage.software, stage.word)
     in_flight = in_flight_micro_batches(grid, stage.workload, stage.number)
     masks = words * stage.workload.sequence * stage.books.mask * in_flight
-    kept = stage.tokens * kept_bytes(*common) * stage.layers * in_flight + masks
+    passed_on = words * network.hidden * stage.books.passed_on * (grid.pp > 1)
+    kept = (stage.tokens * kept_bytes(*common) * stage.layers + passed_on) * in_flight + masks
     again = np.where(grid.recompute > 0, stage.tokens * whole_block(*common), 0.0)
     before = np.where((grid.zero == 3) & ~stage.accumulates, 0.0, gradients)
     in_loss, after_loss = _loss(stage)
@@ -253,35 +258,36 @@ def _moments(stage: _Stage, gradients: Array) -> list[Items]:
 
 
 def _flowing(stage: _Stage) -> Array:
-    """Values per token on their way back through a block: three of width h, two of the MLP's width."""
+    """Values per token on their way back through a block: three of width h, two of the MLP's width, scores."""
     network, tp = stage.network, stage.grid.tp
     h = 3 * network.hidden / (1.0 if stage.books.gathered or not stage.books.sequence_parallel else tp)
-    scores = 0.0 if stage.software.flash else 2.0 * network.heads * stage.workload.sequence
+    scores = 0.0 if stage.software.flash else network.heads * stage.workload.sequence
     return h + (2 * mlp_values(network) + scores) / tp
 
 
 def _loss(stage: _Stage) -> tuple[Array, Array]:
-    """Logits in the loss and after it.
+    """Logits in the loss and after it, with the last norm's value, whole, and its gradient.
 
     A loss in chunks makes the output matrix's gradient as it goes, in fp32, each chunk's beside it in both
-    precisions; and the last norm's values and gradient are there.
+    precisions.
     """
     network, books = stage.network, stage.books
     logits = stage.tokens * network.vocab / stage.grid.tp * stage.has_head
+    hidden = (2 * stage.word + (stage.word + books.norm_bytes / 2) / stage.grid.tp) * network.hidden * stage.tokens
+    hidden = hidden * stage.has_head
     if not np.isfinite(books.loss_chunk):
-        return books.logit * logits, books.logit * logits
+        return books.logit * logits + hidden, 0.0 * logits
     whole = stage.tokens * network.vocab * stage.has_head
     chunk = books.logit * np.minimum(logits, books.loss_chunk)
     gradient = np.where(whole > books.loss_chunk, 8.0 + stage.word, 4.0 + stage.word) * stage.head
-    norm = (2 * stage.word + (stage.word + books.norm_bytes / 2) / stage.grid.tp) * network.hidden * stage.tokens
-    return chunk + gradient + norm * stage.has_head, stage.word * stage.head
+    return chunk + gradient + hidden, stage.word * stage.head
 
 
 def _whole_parameters(stage: _Stage) -> tuple[Array, Array, Array]:
     """Whole parameters in the precision of the work, and gradients on their way, at the three moments.
 
     Sharded ranks hold the vocabulary's matrices through the step, a block ahead, and the gradient of one
-    block as it was made and in fp32 as it is scattered, beside the one before. A pipeline stage stays whole through the
+    block as it was made and as it is scattered, beside the one before. A pipeline stage stays whole through the
     step rather than gather for every micro-batch, and one device alone keeps the copies that its backward
     pass reads.
     """
@@ -290,7 +296,9 @@ def _whole_parameters(stage: _Stage) -> tuple[Array, Array, Array]:
     copies = np.where(grid.recompute > 0, word * (ends + block), word * stage.whole)
     whole = word * stage.whole
     early = np.select([alone, pipeline], [copies, whole], word * ends)
-    running = np.select([alone, pipeline], [copies, whole + word * block], word * ends + (2 * word + 8.0) * block)
+    running = np.select(
+        [alone, pipeline], [copies, whole + word * block], word * ends + stage.books.block_bytes * block
+    )
     late = np.select([alone, pipeline], [0.0 * whole, whole], (2 * word + 4.0) * ends)
     return np.where(sharded, early, 0.0), np.where(sharded, running, 0.0), np.where(sharded, late, 0.0)
 
@@ -304,8 +312,9 @@ def _process(stage: _Stage) -> Items:
     groups = added((size > 1).astype(np.float64) for size in sizes)
     groups = groups + books.communicators * (groups > 0)
     bucket = books.bucket_bytes * np.minimum(books.bucket, stage.whole) * (grid.shard > 1)
+    links = (stage.chip.domain_gb_s or _LINKS_GB_S) / _LINKS_GB_S
     return {
-        "communication": books.communicator * groups + bucket,
+        "communication": books.communicator * links * groups + bucket,
         "framework": np.full_like(grid.tp, books.context),
     }
 
