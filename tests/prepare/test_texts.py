@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -90,6 +91,12 @@ def test_iban_check_digits(country: str, account: str) -> None:
         ("server 192.168.0.1 and 2001:db8::8a2e:370:7334", "server [ip] and [ip]"),
         ("key sk-abcdefghijklmnopqrstuvwx", "key [secret]"),
         ("key AKIAIOSFODNN7EXAMPLE", "key [secret]"),
+        ("password: hunter2hunter2 please", "password: [secret] please"),
+        ("meet at 221B Baker Street tonight", "meet at [address] tonight"),
+        ("j'habite 12 bis rue de la Paix", "j'habite [address]"),
+        ("wohne in der Hauptstraße 5a", "wohne in der [address]"),
+        ("vive en Calle de Alcalá 42", "vive en [address]"),
+        ("Occupy Wall Street, 3 people on a street, I forgot my password: again", None),
         ("on 2024-12-25 we sold 1 000 000 000 in 10.5 s, version 1.2.3.400", None),
         ("4111 1111 1111 1112 is no card", None),
         ("tweet 1844674407370955161 of 2,500,000", None),
@@ -113,6 +120,26 @@ def test_handles_become_the_same_pseudonym_everywhere() -> None:
     assert safe[3] == f".@{PSEUDONYM('bob')} RT@{PSEUDONYM('ann')} https://m.example/@{PSEUDONYM('ann')}"
     assert counts == {"handle": 7}
     assert remove_personal_data(safe, PSEUDONYM)[0].to_list() == safe.to_list()
+
+
+def test_names_are_asked_for_only_where_something_else_was_found() -> None:
+    asked: list[str] = []
+
+    def find(texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        asked.extend(texts)
+        return [[(0, 3)] for _ in texts]
+
+    texts = pl.Series(["Ann: ann@x.example", "Ann says hi", None])
+    safe, counts = remove_personal_data(texts, PSEUDONYM, find)
+    assert asked == ["Ann: [email]"]
+    assert safe.to_list() == [f"{PSEUDONYM('Ann')}: [email]", "Ann says hi", None]
+    assert counts == {"email": 1, "name": 1}
+
+
+@given(st.lists(st.text(st.sampled_from("@ab1.+ \0\nRT[]"), max_size=20), max_size=8))
+def test_personal_data_does_not_depend_on_the_batch(texts: list[str]) -> None:
+    together, _ = remove_personal_data(pl.Series(texts, dtype=pl.String), PSEUDONYM)
+    assert [one.replace("\0", "") for one in together] == [protected(text).replace("\0", "") for text in texts]
 
 
 def test_the_key_is_the_user_s_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,23 @@ _MOJIBAKE = r"[ÂÃâð][\u{80}-\u{BF}€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’�
 _INVISIBLE = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F\u{FEFF}\u{FFFD}]"
 
 
+# What a text that is plain already has none of. Marks (accents typed apart, but also emoji variants) may not be NFC.
+_SUSPECT = "|".join(
+    [
+        *("</?[a-zA-Z]", "&[#a-zA-Z]", _MOJIBAKE, _INVISIBLE, r"\p{M}"),
+        r"[\u{1100}-\u{11FF}\u{37E}\u{387}\u{1FEF}\u{212A}\u{212B}\u{2126}\u{2329}\u{232A}\u{F900}-\u{FAFF}]",
+        r"[\u{A0}\u{1680}\u{2000}-\u{200A}\u{202F}\u{205F}\u{3000}\t\r]|  | \n|\n |\n\n\n|^\s|\s$",
+    ]
+)
+
+
 def clean(texts: pl.Series) -> pl.Series:
     """Plain text in Unicode NFC: no markup, no control characters, single spaces, trimmed lines."""
+    rows = texts.str.contains(_SUSPECT).fill_null(False).arg_true()
+    return texts.clone().scatter(rows, _clean(texts.gather(rows))) if len(rows) else texts
+
+
+def _clean(texts: pl.Series) -> pl.Series:
     texts = on_hits(texts, _TAG, _html_to_text)
     texts = on_hits(texts, _ENTITY, html.unescape)
     texts = on_hits(texts, _MOJIBAKE, mend_mojibake)

@@ -1,4 +1,4 @@
-"""One Rust regex pass over all texts; Python only for the few that hit."""
+"""Rust regular expressions pass over all texts; Python sees only the few that hit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import polars as pl
 
 def on_hits(texts: pl.Series, pattern: str, change: Callable[[str], str]) -> pl.Series:
     """`texts` with `change` applied to those that `pattern` (Rust regex syntax) finds something in."""
-    where = texts.str.contains(pattern).fill_null(False).arg_true()
-    if where.is_empty():
+    return where(texts, texts.str.contains(pattern), lambda some: [change(text) for text in some])
+
+
+def where(texts: pl.Series, chosen: pl.Series, change: Callable[[list[str]], list[str]]) -> pl.Series:
+    """`texts` with the chosen ones (a boolean column; null is no) changed, all at once."""
+    rows = chosen.fill_null(False).arg_true()
+    if rows.is_empty():
         return texts
-    changed = pl.Series([change(text) for text in texts.gather(where)], dtype=pl.String)
-    return texts.clone().scatter(where, changed)
+    return texts.clone().scatter(rows, pl.Series(change(texts.gather(rows).to_list()), dtype=pl.String))

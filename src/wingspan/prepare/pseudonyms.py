@@ -6,7 +6,6 @@ The key is the user's: `WINGSPAN_PSEUDONYM_KEY`, or else a random one made once 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import secrets
@@ -45,8 +44,7 @@ def pseudonymiser(key: bytes) -> Callable[[str], str]:
     """A function from a name (a handle, an author id; case does not matter) to its pseudonym `user_...`."""
 
     def pseudonym(name: str) -> str:
-        digest = hashlib.blake2b(name.lower().encode(), digest_size=_BYTES, key=key).digest()
-        return "user_" + base64.b32encode(digest).decode().rstrip("=").lower()
+        return "user_" + hashlib.blake2b(name.lower().encode(), digest_size=_BYTES, key=key).hexdigest()
 
     return pseudonym
 
