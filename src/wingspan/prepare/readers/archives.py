@@ -203,10 +203,11 @@ def _zip_entries(path: Path) -> Iterator[tuple[str, int, int, str]]:
     """Name, stored bytes, offset and refusal of each file."""
     status = path.stat()
     infos = [info for info in _zip(path, status.st_mtime_ns).infolist() if not info.is_dir()]
-    overlapping = sum(info.file_size for info in infos) > MAX_RATIO * status.st_size + _SLACK
+    bombs = {info for info in infos if info.file_size > MAX_RATIO * info.compress_size + _SLACK}
+    overlapping = sum(info.file_size for info in infos if info not in bombs) > MAX_RATIO * status.st_size + _SLACK
     for info in infos:
         refusal = ""
-        if overlapping or info.file_size > MAX_RATIO * info.compress_size + _SLACK:
+        if overlapping or info in bombs:
             refusal = BOMB
         elif info.flag_bits & 1:
             refusal = ENCRYPTED
@@ -230,6 +231,9 @@ def _tar_entries(path: Path) -> Iterator[tuple[str, int, int, str]]:
             for info in tar:
                 if not info.isdir():
                     yield info.name, info.size, info.offset_data, "" if info.isreg() else LINK
+        raw.seek(-tarfile.BLOCKSIZE, 2)
+        if layer.depth == 0 and any(raw.read()):  # a whole archive ends with blocks of zeros
+            raise EOFError
 
 
 class _Layer:
