@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
-
-import numpy as np
 
 from wingspan.errors import InputError
 from wingspan.figures import Figure, predicted
 from wingspan.plan import steptime
 from wingspan.plan.chips import Chip, catalogue
 from wingspan.plan.grid import Grid, Workload
-from wingspan.plan.layouts import Problem, candidates, choose, price, problem_of
+from wingspan.plan.layouts import Problem, choose, problem_of
 from wingspan.plan.network import Network
-from wingspan.plan.quality import REFIT
 from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
 from wingspan.project import Fleet, Layout
 
 STEP_ERROR, MEMORY_ERROR = 0.38, 0.52  # half-widths of the 90% bands, from the back-test (docs/plan.md)
-# Of a run: unit, half-width of the 90% band, source.
-_RUN_FIGURES: dict[str, tuple[str, float, str]] = {
-    "days": ("days", STEP_ERROR, ""),
-    "calendar_days": ("days", STEP_ERROR, ""),
-    "device_hours": ("device-hours", STEP_ERROR, ""),
-    "mean_hours_between_failures": ("hours", 0.5, FAILURE_SOURCE),
-    "restart_s": ("s", 0.5, "MLPerf training logs, Llama 3 (arXiv 2407.21783)"),
-    "checkpoint_interval_s": ("s", 0.25, "Daly 2006, equation 37"),
-    "goodput": ("", 0.03, "Daly 2006, equation 20"),
-    "checkpoint_bytes": ("B", 0.1, "13 bytes per parameter measured (Nemotron-4, BLOOM)"),
-    "checkpoint_write_gb_s": ("GB/s", 0.3, "one checkpoint within the interval"),
-    "checkpoint_read_gb_s": ("GB/s", 0.5, "2 GB/s per node (Llama 3 reports 2 to 7 TB/s in all)"),
-    "data_bytes": ("B", 0.05, ""),
-    "storage_bytes": ("B", 0.1, "data and the checkpoints that are kept"),
-    "watts_per_device": ("W", 0.1, ""),
-    "site_kw": ("kW", 0.15, ""),
-    "heat_kw_per_node": ("kW", 0.1, ""),
-    "heat_kw_per_rack": ("kW", 0.1, ""),
-    "energy_mwh": ("MWh", STEP_ERROR, "MLPerf power logs"),
-    "carbon_t": ("t", STEP_ERROR, "grid intensity of the project file"),
-    "water_m3": ("m3", STEP_ERROR, "litres per kWh of the project file"),
-    "energy_cost": ("USD", STEP_ERROR, "price per kWh of the project file"),
-    "cost": ("USD", STEP_ERROR, ""),
-    "cost_on_demand": ("USD", STEP_ERROR, ""),
-    "cost_reserved": ("USD", STEP_ERROR, ""),
-    "cost_owned": ("USD", STEP_ERROR, ""),
-}
 _COMPUTING = ("matmul", "attention", "elementwise", "recompute", "optimizer")
-
-AT_SCALE_CHIP = "H100 SXM"
-AT_SCALE_DEVICES = 10_000
-_SIZES_TRIED = 40  # of the largest that a batch can feed
-_AT_SCALE_DAYS = 30.0
-_AT_SCALE_MFU = 0.38  # lower end of what Llama 3 reports on 8,192 to 16,384 H100 (arXiv 2407.21783)
 
 
 @dataclass(frozen=True)
@@ -132,8 +96,8 @@ class Priced:
         of_step = {
             "step_s": predicted(self.step_s, "s", error=STEP_ERROR),
             "tokens_per_s": predicted(self.tokens_per_s, "tokens/s", error=STEP_ERROR),
-            "mfu": predicted(self.mfu, "", error=STEP_ERROR, source="causal attention, of the dense bf16 peak"),
-            "hfu": predicted(self.hfu, "", error=STEP_ERROR, source="the same with recomputed work"),
+            "mfu": predicted(self.mfu, "share", error=STEP_ERROR, source="causal attention, of the dense bf16 peak"),
+            "hfu": predicted(self.hfu, "share", error=STEP_ERROR, source="the same with recomputed work"),
             "memory_bytes": predicted(sum(self.memory.values()), "B", error=MEMORY_ERROR),
         }
         sources = {
@@ -144,9 +108,14 @@ class Priced:
             "watts_per_device": chip.wall_source,
         }
         of_run = {
-            name: predicted(value, unit, error=error, source=sources.get(name, source))
-            for name, (unit, error, source) in _RUN_FIGURES.items()
-            if (value := getattr(run, name)) is not None
+            one.name: predicted(
+                value,
+                one.metadata["unit"],
+                error=STEP_ERROR if one.metadata["error"] is None else one.metadata["error"],
+                source=sources.get(one.name) or one.metadata["source"],
+            )
+            for one in fields(run)
+            if one.metadata and (value := getattr(run, one.name)) is not None
         }
         return of_step | of_run | {"failures": self._failures()}
 
@@ -158,6 +127,11 @@ class Priced:
         per_rate = run.failures / FAILURES[FAILURE_SOURCE]
         low, high = min(FAILURES.values()), max(FAILURES.values())
         return Figure(run.failures, "", "predicted", FAILURE_SOURCE, low * per_rate, high * per_rate)
+
+
+def busy_share(step: dict[str, float]) -> float:
+    """Share of a step in which the device computes rather than waits."""
+    return sum(step[name] for name in _COMPUTING) / sum(step.values())
 
 
 def dated(source: str, date: str) -> str:
@@ -175,7 +149,7 @@ def price_layout(problem: Problem, layout: Layout, tokens: float, fleet: Fleet, 
         tokens=tokens,
         tokens_per_step=problem.workload.tokens,
         step_s=step_s,
-        busy=sum(step[name] for name in _COMPUTING) / step_s,
+        busy=busy_share(step),
         parameters=problem.network.parameters,
         chip=problem.chip,
         fleet=fleet,
@@ -211,66 +185,4 @@ def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, 
         "price_date": chip.price_date,
         "watts_per_device": priced.run.watts_per_device,
         "layout": choice.layout.model_dump(mode="json"),
-    }
-
-
-def at_scale(network: Network, workload: Workload, tokens: float, chip: Chip, fleet: Fleet) -> dict[str, Any]:
-    """The same project on 10,000 H100, and what such a fleet could train in 30 days."""
-    own = fleet.model_copy(update={"devices_per_node": 8, "price_per_device_hour": None})
-    sizes = feedable(network, workload, AT_SCALE_DEVICES)[-_SIZES_TRIED:]
-    found = [one for size in sizes if (one := on_devices(network, workload, tokens, chip, own, size))]
-    could_train = {"fleet_devices": AT_SCALE_DEVICES, "could_train": compute_optimal(chip)}
-    if not found:
-        return {"device": chip.name, **could_train}
-    best = min(found, key=lambda priced: priced.step_s)
-    seconds = predicted(best.run.steps * best.step_s, "s", error=STEP_ERROR)
-    return best.as_json() | {"wall_s": seconds.as_json()} | could_train
-
-
-def on_devices(
-    network: Network, workload: Workload, tokens: float, chip: Chip, fleet: Fleet, devices: int
-) -> Priced | None:
-    """The project on another number of devices in its fastest layout; None where none fits."""
-    part = fleet.model_copy(update={"devices": devices})
-    try:
-        problem = problem_of(network, workload, chip, part)
-        grid = candidates(problem)
-        seconds = price(problem, grid)
-    except InputError:
-        return None
-    if not len(grid) or not np.isfinite(seconds).any():
-        return None
-    return price_layout(problem, grid.layout(int(np.argmin(seconds))), tokens, part)
-
-
-def feedable(network: Network, workload: Workload, most: int) -> list[int]:
-    """Numbers of devices up to `most` that the global batch divides over, smallest first.
-
-    A batch of B sequences feeds at most B data-parallel ranks, so a small project leaves a large fleet idle.
-    """
-    batch, layers = workload.global_batch, network.layers
-    data_parallel = [one for one in range(1, min(batch, most) + 1) if batch % one == 0]
-    tensor_parallel = [one for one in (1, 2, 4, 8) if network.kv_heads % one == 0]
-    sizes = {
-        dp * tp * pp
-        for dp in data_parallel
-        for tp in tensor_parallel
-        for pp in range(1, min(layers, batch // dp) + 1)
-        if dp * tp * pp <= most
-    }
-    return sorted(sizes)
-
-
-def compute_optimal(chip: Chip) -> dict[str, Any]:
-    """The model and tokens that 30 days of the fleet buy."""
-    assert chip.bf16_tflops is not None
-    flops = AT_SCALE_DEVICES * chip.bf16_tflops * 1e12 * _AT_SCALE_MFU * _AT_SCALE_DAYS * 86400
-    parameters, tokens = REFIT.optimum(flops)
-    return {
-        "days": _AT_SCALE_DAYS,
-        "mfu": _AT_SCALE_MFU,
-        "flops": flops,
-        "parameters": parameters,
-        "tokens": tokens,
-        "source": f"C = 6 N D, {REFIT.name}; MFU as Llama 3 reports at this scale",
     }

@@ -6,7 +6,8 @@ Published rates and measured powers are constants with their sources; docs/plan.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from wingspan.plan.chips import Chip
 from wingspan.project import Fleet
@@ -44,39 +45,44 @@ _SPACE_USD_PER_KW_MONTH = 184.06  # asking rate of primary markets without energ
 _MONTH_H, _YEAR_H = 730.5, 8766.0
 
 
+def _figure(unit: str, error: float | None = None, source: str = "") -> Any:
+    """A field that is shown: its unit, half-width of its 90% band (None: that of the step's time), its source."""
+    return field(metadata={"unit": unit, "error": error, "source": source})
+
+
 @dataclass(frozen=True)
 class WholeRun:
     """Seconds, kWh, watts, dollars, bytes; None where a price or a power is not known."""
 
     steps: int
     days_of_steps: float
-    days: float
-    calendar_days: float
-    device_hours: float
     failures: float
-    mean_hours_between_failures: float
-    restart_s: float
-    checkpoint_interval_s: float
-    goodput: float
-    checkpoint_bytes: float
-    checkpoint_write_gb_s: float
-    checkpoint_read_gb_s: float
-    data_bytes: float
-    storage_bytes: float
-    watts_per_device: float | None
-    site_kw: float | None
-    heat_kw_per_node: float | None
-    heat_kw_per_rack: float | None
-    energy_mwh: float | None
-    carbon_t: float | None
-    water_m3: float | None
-    energy_cost: float | None
-    cost: float | None  # at the project's price, or on demand
-    cost_on_demand: float | None
-    cost_reserved: float | None
-    cost_owned: float | None
     energy_items_mwh: dict[str, float]
     owned_items_usd: dict[str, float]
+    days: float = _figure("days")
+    calendar_days: float = _figure("days")
+    device_hours: float = _figure("device-hours")
+    mean_hours_between_failures: float = _figure("hours", 0.5, FAILURE_SOURCE)
+    restart_s: float = _figure("s", 0.5, "MLPerf training logs; Llama 3 (arXiv 2407.21783)")
+    checkpoint_interval_s: float = _figure("s", 0.25, "Daly 2006, equation 37")
+    goodput: float = _figure("", 0.03, "Daly 2006, equation 20")
+    checkpoint_bytes: float = _figure("B", 0.1, "13 bytes per parameter measured (Nemotron-4, BLOOM)")
+    checkpoint_write_gb_s: float = _figure("GB/s", 0.3, "one checkpoint within the interval")
+    checkpoint_read_gb_s: float = _figure("GB/s", 0.5, "2 GB/s per node (Llama 3 reports 2 to 7 TB/s in all)")
+    data_bytes: float = _figure("B", 0.05)
+    storage_bytes: float = _figure("B", 0.1, "data and the checkpoints that are kept")
+    watts_per_device: float | None = _figure("W", 0.1, "MLPerf power logs")
+    site_kw: float | None = _figure("kW", 0.15)
+    heat_kw_per_node: float | None = _figure("kW", 0.1)
+    heat_kw_per_rack: float | None = _figure("kW", 0.1)
+    energy_mwh: float | None = _figure("MWh")
+    carbon_t: float | None = _figure("t", source="grid intensity of the project file")
+    water_m3: float | None = _figure("m3", source="litres per kWh of the project file")
+    energy_cost: float | None = _figure("USD", source="price per kWh of the project file")
+    cost: float | None = _figure("USD")  # at the project's price, or on demand
+    cost_on_demand: float | None = _figure("USD")
+    cost_reserved: float | None = _figure("USD")
+    cost_owned: float | None = _figure("USD")
 
 
 def whole_run(
