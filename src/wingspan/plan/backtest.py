@@ -135,11 +135,11 @@ def _compare(run: Measured) -> Compared:
 
 
 def _measured(row: Row) -> Measured:
-    chip = _chip(row["device"])
+    chip = chip_of(row["device"])
     devices = _whole(row, "n_devices")
     network = _network(row)
     grid, workload, inferred = _layout(row, devices)
-    problem = Problem(network, workload, chip, devices, min(8, devices), _software(row))
+    problem = Problem(network, workload, chip, devices, min(8, devices), software_of(row))
     if not row.get("recompute"):
         grid = _leanest_that_fits(problem, grid)
         inferred = (*inferred, "recompute")
@@ -235,14 +235,16 @@ def _leanest_that_fits(problem: Problem, grid: Grid) -> Grid:
     return replace(grid, recompute=np.array([2.0]))
 
 
-def _software(row: Row) -> Software:
+def software_of(row: Row) -> Software:
+    """The generation of software that a row's framework, year and precision mean."""
     framework, year = row.get("framework", ""), int(row.get("year") or 2025)
     old = "megatron-2021" if year < _FLASH_SINCE else "megatron"
     name = next((name for pattern, name in _GENERATIONS if pattern.search(framework)), old)
     return replace(SOFTWARE[name], accounting=accounting_of(framework, year, row.get("precision", "bf16")))
 
 
-def _chip(name: str) -> Chip:
+def chip_of(name: str) -> Chip:
+    """The chip that a row means; raises InputError where the catalogue lacks it or its rates."""
     if name == "MI250X-GCD":
         whole = chip_named("MI250X")
         half = {key: getattr(whole, key) / 2 for key in ("bf16_tflops", "memory_gb", "memory_gb_s")}
