@@ -108,11 +108,12 @@ class Priced:
             "watts_per_device": chip.wall_source,
         }
         of_run = {
-            one.name: predicted(
+            one.name: Figure(
                 value,
                 one.metadata["unit"],
-                error=STEP_ERROR if one.metadata["error"] is None else one.metadata["error"],
-                source=sources.get(one.name) or one.metadata["source"],
+                "predicted",
+                sources.get(one.name) or one.metadata["source"],
+                *(value * share for share in one.metadata["band"]),
             )
             for one in fields(run)
             if one.metadata and (value := getattr(run, one.name)) is not None
