@@ -13,6 +13,7 @@ from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Optimizer
 from wingspan.train.checkpoint import Checkpoints, Position
 from wingspan.train.data import Batch
+from wingspan.train.health import Health
 from wingspan.train.loop import take_step
 from wingspan.train.optimizer import make_optimizers
 from wingspan.train.processes import processes
@@ -34,7 +35,9 @@ def main(folder: Path, layout: Layout) -> None:
             position = checkpoints.restore(print)
             losses = []
             for _ in range(3):
-                losses.append(take_step(part, optimizers, batch, clip=1.0, learning_rate=1e-2).loss)
+                losses.append(
+                    take_step(part, optimizers, batch, clip=1.0, learning_rate=1e-2, health=Health(0, 0)).loss
+                )
                 position = Position(position.step + 1, position.samples + 4)
                 if position.step == 3:
                     checkpoints.save(position)

@@ -23,7 +23,7 @@ def test_steps_repeated_after_a_crash_count_once(tmp_path: Path) -> None:
     with (tmp_path / FILE).open("a") as stream:
         stream.write('{"step": 3, "fir')  # the line that kill -9 tore
     write(tmp_path, [(2, 16), (3, 24)])
-    assert audit(tmp_path) == Audit(steps=4, samples=32, tokens=400, repeated=1, skipped=0)
+    assert audit(tmp_path) == Audit(steps=4, samples=32, passed_over=0, tokens=400, repeated=1, skipped=0)
 
 
 @pytest.mark.parametrize("steps", [[(0, 0), (1, 16)], [(0, 0), (1, 0)], [(0, 0), (2, 8)], [(1, 0)]])

@@ -21,6 +21,7 @@ from wingspan.project import Layout, Train
 from wingspan.rehearse.trackers import Collective, Kind, Tracker, optimizer_tensors
 from wingspan.train import torch_compat
 from wingspan.train.data import Batch
+from wingspan.train.health import Health
 from wingspan.train.layouts import compute_precision, layers_of_stage
 from wingspan.train.loop import take_step
 from wingspan.train.optimizer import make_optimizers
@@ -140,7 +141,7 @@ def track_step(part: Part, train: Train, micro_batches: int) -> Tracker:
         tracker.own(optimizer_tensors(optimizer), "optimizer")
         tracker.follow(optimizer)
     with tracker:
-        take_step(part, optimizers, batch, train.optimizer.clip, learning_rate=0.0)
+        take_step(part, optimizers, batch, train.optimizer.clip, learning_rate=0.0, health=Health(0, 0))
     return tracker
 
 

@@ -13,10 +13,10 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +35,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from wingspan.train.health import Seen
 from wingspan.train.optimizer import Optimizers
 from wingspan.train.parallel import Part
 
@@ -45,10 +46,14 @@ _BLOCK = 1 << 22  # bytes read at once
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come: steps done and samples consumed. It is the loader's whole state."""
+    """How far a run has come: steps done and samples consumed, which is the loader's whole state.
+
+    `seen` are the loss and gradient norm of the last good steps, by which the next are judged.
+    """
 
     step: int = 0
     samples: int = 0
+    seen: Sequence[Seen] = ()
 
 
 class Checkpoints:
@@ -95,6 +100,7 @@ class Checkpoints:
 
         A damaged checkpoint is named through `say` and passed over.
         """
+        self._finish_publishing()
         if self._rank == 0:
             for unfinished in self._folder.glob(".step-*.partial"):
                 shutil.rmtree(unfinished)
@@ -118,7 +124,7 @@ class Checkpoints:
         files = self._gather({name: _hash(partial / name) for name in mine})
         if self._rank:
             return
-        manifest = {"step": position.step, "samples": position.samples, "ranks": self._ranks, "files": files}
+        manifest = asdict(position) | {"ranks": self._ranks, "files": files}
         with (partial / _MANIFEST).open("w") as stream:
             json.dump(manifest, stream, indent=1)
             stream.flush()
@@ -136,7 +142,7 @@ class Checkpoints:
         set_model_state_dict(self._part.model, state["model"], options=_BY_NAME)
         set_optimizer_state_dict(self._part.model, self._optimizers.parts, state["optimizer"], options=_BY_NAME)
         manifest = json.loads((path / _MANIFEST).read_text())
-        return Position(manifest["step"], manifest["samples"])
+        return Position(manifest["step"], manifest["samples"], [(loss, norm) for loss, norm in manifest["seen"]])
 
     def _state(self) -> dict[str, Any]:
         model, optimizers = self._part.model, self._optimizers.parts

@@ -147,7 +147,7 @@ class TokenSplit:
     shard: Indices  # per document
     offset: Indices
     length: Indices  # tokens, the end of the document included
-    bytes: Indices  # of the text in UTF-8
+    bytes: Indices  # of the text in UTF-8; 0 where the post was forgotten, whose place stays, so that no other moves
     end_of_document: int
     vocab: int
 
@@ -162,20 +162,30 @@ class TokenSplit:
         return self.select(order[: 1 + int(np.searchsorted(self.length[order].cumsum(), tokens))])
 
     def packed(self, sequence: int) -> PackedPieces:
-        """The documents in rows of `sequence` tokens."""
-        windows = -(-self.length // sequence)
-        document = np.repeat(np.arange(len(windows)), windows)
-        number = np.arange(len(document)) - np.repeat(windows.cumsum() - windows, windows)
-        begin = self.offset[document] + number * sequence
-        length = np.minimum(sequence, self.length[document] - number * sequence)
-        shard = self.shard[document]
+        """The documents in rows of `sequence` tokens; nothing is predicted where a post was forgotten."""
+        document, begin, length = self._windows(sequence)
+        shard, forgotten = self.shard[document], self.bytes[document] == 0
 
         def read(piece: int) -> Piece:
             stream, first, last = self.tokens[shard[piece]], int(begin[piece]), int(begin[piece] + length[piece])
             before = stream[first - 1 : last - 1] if first else np.append(self.end_of_document, stream[: last - 1])
-            return before, stream[first:last]
+            return before, np.full(last - first, IGNORED) if forgotten[piece] else stream[first:last]
 
         return PackedPieces(length, read, sequence, self.end_of_document)
+
+    def samples_with(self, documents: Indices, sequence: int) -> tuple[Indices, int]:
+        """The samples of `packed` that hold any of these documents, and how many samples there are."""
+        document, _, length = self._windows(sequence)
+        rows = pack(length, sequence)
+        return np.unique(rows[np.isin(document, documents)]), int(rows.max(initial=-1)) + 1
+
+    def _windows(self, sequence: int) -> tuple[Indices, Indices, Indices]:
+        """Documents cut to at most `sequence` tokens: whose each is, where it begins in its shard, its length."""
+        windows = -(-self.length // sequence)
+        document = np.repeat(np.arange(len(windows)), windows)
+        number = np.arange(len(document)) - np.repeat(windows.cumsum() - windows, windows)
+        begin = self.offset[document] + number * sequence
+        return document, begin, np.minimum(sequence, self.length[document] - number * sequence)
 
 
 def open_split(folder: Path, split: str, *, verify: bool = True) -> TokenSplit:

@@ -1,7 +1,8 @@
 """The ledger: which samples each step consumed, so that exactly-once can be proved after any crash.
 
 One JSON line per step. A run that fell back to a checkpoint repeats steps; the last line of a step
-counts, because its weights are the ones that went on.
+counts, because its weights are the ones that went on. A run that went back from a spike repeats steps with later
+samples: those between were passed over, and the ledger shows it, as they have lines that do not count.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Audit:
-    """What a ledger proves: samples and tokens used, steps repeated after a resume, steps skipped."""
+    """What a ledger proves: samples and tokens used, samples passed over, steps repeated after a resume, skipped."""
 
     steps: int
     samples: int
+    passed_over: int
     tokens: int
     repeated: int
     skipped: int
@@ -65,26 +67,30 @@ def entries(folder: Path) -> Iterator[Entry]:
 
 
 def audit(folder: Path) -> Audit:
-    """Prove that the steps used each sample number exactly once, in order, without a gap.
+    """Prove that the steps used each sample number at most once, in order, and that gaps are spikes passed over.
 
     Raises WorkError naming the first step that did not.
     """
     lines = list(entries(folder))
     last = {entry.step: entry for entry in lines}
-    expected = 0
+    tried = {entry.first for entry in lines}
+    expected = passed_over = 0
     for number, step in enumerate(sorted(last)):
         entry = last[step]
-        if step != number or entry.first != expected:
+        gap = range(expected, entry.first, entry.samples)
+        if step != number or entry.first < expected or not tried.issuperset(gap):
             raise WorkError(
                 f"step {step} starts at sample {entry.first}, expected step {number} at {expected}",
                 where=folder / FILE,
                 remedy="The run used some samples twice or never; train again",
             )
-        expected += entry.samples
+        passed_over += entry.first - expected
+        expected = entry.first + entry.samples
     used = last.values()
     return Audit(
         steps=len(last),
-        samples=expected,
+        samples=sum(entry.samples for entry in used),
+        passed_over=passed_over,
         tokens=sum(entry.tokens for entry in used),
         repeated=len(lines) - len(last),
         skipped=sum(entry.skipped for entry in used),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from wingspan.progress import Progress
 from wingspan.project import Optimizer
 from wingspan.train.checkpoint import Checkpoints, Position
 from wingspan.train.data import Batch, Batches
+from wingspan.train.health import Health
 from wingspan.train.ledger import Entry
 from wingspan.train.optimizer import Optimizers, make_optimizers, schedule
 from wingspan.train.order import sample_indices
-from wingspan.train.parallel import Part, gradient_norm, scale_gradients
+from wingspan.train.parallel import Part, gradient_norms, most_changed, scale_gradients, total_norm
 from wingspan.train.record import Fitted, Record
 
 
@@ -31,16 +31,22 @@ class Recipe:
     checkpoint_every: int
     keep_checkpoints: int
     log_every: int = 1
+    spike_deviations: float = 0.0
+    rollback_after: int = 0
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did, the same on every rank: mean loss, gradient norm before clipping, tokens predicted."""
+    """What a step did, the same on every rank: mean loss, gradient norm before clipping, tokens predicted.
+
+    `faulty_rank` is the one whose gradient was wrong at first and right when the step was computed again.
+    """
 
     loss: float
     gradient_norm: float
     predictions: int
     skipped: bool
+    faulty_rank: int | None = None
 
 
 def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Progress) -> Fitted:
@@ -55,32 +61,71 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
         Record(folder, recipe.name, recipe.steps, recipe.log_every, progress) as record,
     ):
         position = checkpoints.restore(progress.say)
+        health = Health(recipe.spike_deviations, recipe.rollback_after, position.seen)
         record.start(position.step)
         while position.step < recipe.steps:
             mine = position.samples + part.data_rank * rows
             batch = batches.batch(sample_indices(mine, rows, len(batches), recipe.seed)).to(part.device)
             learning_rate = schedule(recipe.optimizer, position.step, recipe.steps)
-            done = take_step(part, optimizers, batch, recipe.optimizer.clip, learning_rate)
+            done = take_step(part, optimizers, batch, recipe.optimizer.clip, learning_rate, health)
             entry = Entry(position.step, position.samples, recipe.global_batch, done.predictions, done.skipped)
             record.step(entry, done.loss, done.gradient_norm, learning_rate)
-            position = Position(position.step + 1, position.samples + recipe.global_batch)
-            if position.step % recipe.checkpoint_every == 0 and position.step < recipe.steps:
+            position = Position(position.step + 1, position.samples + recipe.global_batch, health.seen)
+            if done.faulty_rank is not None:
+                progress.say(
+                    f"step {entry.step}: rank {done.faulty_rank} computed wrongly once; the step was done again"
+                )
+            if done.skipped and health.left_out():
+                position = _go_back(checkpoints, health, position, progress)
+            elif position.step % recipe.checkpoint_every == 0 and position.step < recipe.steps:
                 checkpoints.save(position)
     return record.fitted()
 
 
-def take_step(part: Part, optimizers: Optimizers, batch: Batch, clip: float, learning_rate: float) -> Step:
-    """One optimizer step on this rank's rows; every rank calls this. A loss or gradient that is not finite skips it."""
+def take_step(
+    part: Part, optimizers: Optimizers, batch: Batch, clip: float, learning_rate: float, health: Health
+) -> Step:
+    """One optimizer step on this rank's rows; every rank calls this.
+
+    A step that is not finite, or a spike, is computed once more: a fault of a device does not come twice, and what
+    does come twice lies in the data and is left out.
+    """
     predictions = int(part.sum_over_data(_count(part, batch.predictions)).item())
-    loss = part.sum_over_data(part.backward(batch, max(1, predictions))).item()
-    norm = gradient_norm(part)
-    finite = math.isfinite(loss) and math.isfinite(norm)
-    if finite:
+    loss, norms = _gradients(part, batch, predictions)
+    faulty = None
+    if health.odd(loss, total_norm(norms)):
+        first = norms
+        optimizers.zero_grad()
+        loss, norms = _gradients(part, batch, predictions)
+        faulty = None if health.odd(loss, total_norm(norms)) else most_changed(first, norms)
+    norm = total_norm(norms)
+    skipped = health.odd(loss, norm)
+    if skipped:
+        optimizers.zero_grad()
+    else:
         scale_gradients(part.model, min(1.0, clip / (norm + 1e-6)))
         optimizers.step(learning_rate)
-    else:
-        optimizers.zero_grad()
-    return Step(loss, norm, predictions, skipped=not finite)
+        health.took(loss, norm)
+    return Step(loss, norm, predictions, skipped, faulty)
+
+
+def _gradients(part: Part, batch: Batch, predictions: int) -> tuple[float, torch.Tensor]:
+    """Make the gradients; the mean loss, and each rank's share of the norm."""
+    loss = part.sum_over_data(part.backward(batch, max(1, predictions))).item()
+    return loss, gradient_norms(part)
+
+
+def _go_back(checkpoints: Checkpoints, health: Health, position: Position, progress: Progress) -> Position:
+    """Weights of the last checkpoint, and data from here on: what lies between is passed over."""
+    checkpoint = checkpoints.restore(progress.say)
+    if not checkpoint.step:  # there is none yet: the weights are as good as any
+        return position
+    health.went_back(checkpoint.seen)
+    progress.say(
+        f"step {position.step}: the loss did not recover; back to the weights of step {checkpoint.step}, past samples "
+        f"{checkpoint.samples:,} to {position.samples - 1:,}"
+    )
+    return Position(checkpoint.step, position.samples, checkpoint.seen)
 
 
 def _count(part: Part, predictions: int) -> torch.Tensor:

@@ -283,14 +283,26 @@ def initial_value(shape: ModelShape, seed: int, name: str, size: torch.Size) -> 
     return torch.randn(size, generator=generator) * deviation
 
 
-def gradient_norm(part: Part) -> float:
-    """The Euclidean norm of the gradient of the whole network, the same on every rank."""
-    squares = torch.zeros((), device=part.device)
+def gradient_norms(part: Part) -> Tensor:
+    """Each rank's share of the squared norm of the whole network's gradient, (ranks,), the same on every rank."""
+    square = torch.zeros(1, device=part.device)
     for copies, gradients in _gradients_by_copies(part.model).items():
-        squares += nn.utils.get_total_norm(gradients) ** 2 / copies
-    if part.mesh is not None:
-        dist.all_reduce(squares)
-    return math.sqrt(squares.item())
+        square += nn.utils.get_total_norm(gradients) ** 2 / copies
+    if part.mesh is None:
+        return square
+    squares = torch.empty(dist.get_world_size(), device=part.device)
+    dist.all_gather_into_tensor(squares, square)
+    return squares
+
+
+def total_norm(norms: Tensor) -> float:
+    """The Euclidean norm of the gradient of the whole network."""
+    return math.sqrt(norms.sum().item())
+
+
+def most_changed(first: Tensor, second: Tensor) -> int:
+    """The rank whose share of a gradient differs most between two computations of it."""
+    return int((first - second).abs().nan_to_num(nan=torch.inf).argmax().item())
 
 
 def _gradients_by_copies(model: nn.Module) -> dict[int, list[Tensor]]:

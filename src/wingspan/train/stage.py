@@ -93,6 +93,8 @@ def _recipe(project: Project, shape: ModelShape) -> Recipe:
         checkpoint_every=settings.checkpoint_every,
         keep_checkpoints=settings.keep_checkpoints,
         log_every=settings.log_every,
+        spike_deviations=settings.spike_deviations,
+        rollback_after=settings.rollback_after,
     )
 
 
