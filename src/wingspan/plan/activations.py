@@ -14,7 +14,7 @@ from wingspan.plan.network import Network
 
 _CPU_SCORES_UP_TO = 512  # tokens of a sequence up to which the CPU multiplies with a score matrix
 _FULL, _SELECTIVE = 2, 1  # indices into grid.RECOMPUTE
-_ZERO_BUBBLE, _ZBV, _V_HALF, _V_MIN = range(1, len(SCHEDULES))
+_ZERO_BUBBLE, ZBV, _V_HALF, _V_MIN = range(1, len(SCHEDULES))  # from ZBV on, a rank has two chunks in a V
 
 
 def in_flight_micro_batches(grid: Grid, workload: Workload, stage: Array) -> Array:
@@ -28,7 +28,7 @@ def in_flight_micro_batches(grid: Grid, workload: Workload, stage: Array) -> Arr
     p, v = grid.pp, grid.interleave
     interleaved = ((v - 1) * p + 2 * (p - stage) - 1) / v
     held = np.where(v > 1, interleaved, p - stage)
-    schedules = [grid.schedule == one for one in (_ZERO_BUBBLE, _ZBV, _V_HALF, _V_MIN)]
+    schedules = [grid.schedule == one for one in (_ZERO_BUBBLE, ZBV, _V_HALF, _V_MIN)]
     held = np.where(p > 1, np.select(schedules, [p, p, p / 2 + 1, (p + 4) / 3], held), 1.0)
     return np.minimum(grid.micro_batches(workload), held)
 

@@ -6,8 +6,9 @@ layouts of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import Any, Self
 
@@ -111,6 +112,46 @@ class Grid:
     def take(self, chosen: NDArray[Any]) -> Grid:
         """The layouts that an index or mask array chooses."""
         return Grid(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+    def columns(self, chosen: slice) -> Grid:
+        """Some arrangements of a broadcast grid, with all their dials."""
+        flat = {one.name: array for one in fields(self) if (array := getattr(self, one.name)).ndim == 1}
+        return replace(self, **{name: array[chosen] for name, array in flat.items()})
+
+    def crossed(self, dials: Sequence[Mapping[str, Sequence[float]]]) -> Grid:
+        """Flat layouts broadcast against dials: each of `dials` is an axis, of dials that turn together."""
+        arrays = {}
+        for axis, together in enumerate(dials):
+            behind = (1,) * (len(dials) - axis)
+            for name, values in together.items():
+                arrays[name] = np.asarray(values, dtype=np.float64).reshape(-1, *behind)
+        return replace(self, **arrays)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that all arrays broadcast to."""
+        return np.broadcast_shapes(*(getattr(self, field.name).shape for field in fields(self)))
+
+    def flattened(self) -> Grid:
+        """The same layouts in arrays of equal length, the arrangements running fastest."""
+        return self.chosen(np.arange(math.prod(self.shape)))
+
+    def chosen(self, flat: NDArray[np.intp]) -> Grid:
+        """Layouts of a broadcast grid by their numbers, as `flattened` counts them."""
+        index = np.unravel_index(flat, self.shape)
+        return Grid(**{one.name: np.broadcast_to(getattr(self, one.name), self.shape)[index] for one in fields(self)})
+
+    def dials(self, index: int) -> dict[str, Any]:
+        """One layout as words: every dial that is not at its neutral value."""
+        words = {"recompute": RECOMPUTE, "precision": PRECISION, "schedule": SCHEDULES}
+        values = {one.name: int(getattr(self, one.name)[index]) for one in fields(self)}
+        named = {name: words[name][value] if name in words else value for name, value in values.items()}
+        return {name: value for name, value in named.items() if value != 1}
+
+    @classmethod
+    def joined(cls, grids: Sequence[Grid]) -> Self:
+        """Flat grids one after another."""
+        return cls(**{one.name: np.concatenate([getattr(grid, one.name) for grid in grids]) for one in fields(cls)})
 
     def layout(self, index: int) -> Layout:
         """One layout as the project file writes it; needs interleave 1, which the file has no key for."""

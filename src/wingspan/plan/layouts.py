@@ -1,65 +1,36 @@
-"""The fastest layout of a fleet that fits: every valid one is priced, in arrays, none in a Python loop."""
+"""The layout of a project: the fastest that fits and why its rival lost, or what stands in the way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wingspan.errors import InputError
-from wingspan.plan import memory as memory_of
 from wingspan.plan import steptime
-from wingspan.plan.chips import Chip, share_of_machine
-from wingspan.plan.grid import WINGSPAN, Array, Grid, Software, Workload
+from wingspan.plan.grid import RECOMPUTE, Array, Grid
 from wingspan.plan.kernels import fast_domain
-from wingspan.plan.network import Network
-from wingspan.project import Fleet, Layout
+from wingspan.plan.problem import (
+    TRAINABLE,
+    Problem,
+    Space,
+    arrangements,
+    candidates,
+    divisors,
+    meshes,
+    problem_of,
+    splits_width,
+)
+from wingspan.plan.search import Found, search
+from wingspan.project import Layout
 from wingspan.units import GIB, size
 
+__all__ = ["Choice", "Problem", "Space", "candidates", "check", "choose", "price", "problem_of"]
+
 _CHUNK = 4096  # layouts priced at a time: their arrays stay in the processor's cache
-_CPU_SHARE = 0.5  # of a machine's memory for training; the system and the other stages keep the rest
-_LARGEST_MICRO_BATCH = 64
 _FACTORS = tuple(2**power for power in range(1, 11))  # by which a fleet grows or a sequence shrinks
 _SHORTEST = 128  # tokens: a shorter sequence is no way out
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a layout is sought for."""
-
-    network: Network
-    workload: Workload
-    chip: Chip
-    devices: int
-    devices_per_node: int = 8
-    software: Software = WINGSPAN
-
-    @property
-    def capacity(self) -> float:
-        """Bytes that training may use of one device."""
-        return self.chip.memory_bytes * (_CPU_SHARE if self.chip.kind == "cpu" else 1.0)
-
-    def memory(self, grid: Grid) -> dict[str, Array]:
-        """Bytes per item on the fullest device."""
-        return memory_of.memory(self.network, grid, self.workload, self.chip, self.software)
-
-    def step_time(self, grid: Grid) -> dict[str, Array]:
-        """Seconds per item of one step."""
-        return steptime.step_time(self.network, grid, self.workload, self.chip, self.devices_per_node, self.software)
-
-
-@dataclass(frozen=True)
-class Space:
-    """Which dials the search turns; the defaults are the ones that training supports."""
-
-    tp: bool = True
-    pp: bool = True
-    cp: bool = False
-    ep: bool = False
-    recompute: Sequence[int] = (0, 1, 2)
-    interleave: Sequence[int] = (1,)
-    precision: Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
@@ -73,30 +44,21 @@ class Choice:
     fitting: int
 
 
-def problem_of(network: Network, workload: Workload, chip: Chip, fleet: Fleet) -> Problem:
-    """The problem that a project's fleet poses; the devices of this machine share it."""
-    if chip.kind == "cpu":
-        chip = share_of_machine(chip, fleet.devices)
-    return Problem(network, workload, chip, fleet.devices, min(fleet.devices_per_node, fleet.devices))
-
-
-def choose(problem: Problem, space: Space = Space()) -> Choice:
+def choose(problem: Problem, space: Space = TRAINABLE) -> Choice:
     """The fastest layout that fits. Raises InputError naming the binding limit and the smallest way out."""
     _require_known(problem)
-    grid = candidates(problem, space)
-    if not len(grid):
+    found = search(problem, space)
+    if not found.weighed:
         raise _nothing_divides(problem, space)
-    seconds = price(problem, grid)
-    best = int(np.argmin(seconds))
-    if not np.isfinite(seconds[best]):
-        raise _nothing_fits(problem, grid, space)
-    runner_up = _runner_up(grid, seconds, best)
+    if not found.fitting:
+        raise _nothing_fits(problem, space)
+    best, runner_up = found.fastest, _runner_up(found)
     return Choice(
-        layout=grid.layout(best),
-        runner_up=None if runner_up is None else grid.layout(runner_up),
-        reason="" if runner_up is None else _why(problem, grid, best, runner_up),
-        weighed=len(grid),
-        fitting=int(np.isfinite(seconds).sum()),
+        layout=found.grid.layout(best),
+        runner_up=None if runner_up is None else found.grid.layout(runner_up),
+        reason="" if runner_up is None else why(problem, found.grid, best, runner_up),
+        weighed=found.weighed,
+        fitting=found.fitting,
     )
 
 
@@ -105,96 +67,31 @@ def price(problem: Problem, grid: Grid) -> Array:
     seconds = np.full(len(grid), np.inf)
     for start in range(0, len(grid), _CHUNK):
         chunk = grid.take(np.arange(start, min(start + _CHUNK, len(grid))))
-        fits = np.flatnonzero(memory_of.total(problem.memory(chunk)) <= problem.capacity)
+        fits = np.flatnonzero(problem.memory_needed(chunk) <= problem.capacity)
         if len(fits):
             seconds[start + fits] = steptime.total(problem.step_time(chunk.take(fits)))
     return seconds
 
 
-def candidates(problem: Problem, space: Space = Space()) -> Grid:
-    """Every valid layout of the fleet: all devices used, everything divides, every stage has a layer."""
-    arranged = _arrangements(problem, space)
-    per_rank = problem.workload.global_batch
-    sizes = [one for one in _divisors(per_rank) if one <= _LARGEST_MICRO_BATCH]
-    grid = _cross(
-        arranged,
-        {
-            "micro_batch": sizes,
-            "recompute": space.recompute,
-            "precision": space.precision,
-            "interleave": space.interleave,
-        },
-    )
-    m = grid.micro_batches(problem.workload)
-    whole = m == np.floor(m)
-    filled = m >= grid.pp
-    chunks = (grid.interleave == 1) | ((grid.pp > 1) & (problem.network.layers % (grid.pp * grid.interleave) == 0))
-    return grid.take(whole & filled & chunks)
-
-
-def _arrangements(problem: Problem, space: Space) -> Grid:
-    """How the devices divide into replicas, shards, tensor, context, expert ranks and stages."""
-    network, sequence = problem.network, problem.workload.sequence
-    ways = _divisors(problem.devices)
-    domain = fast_domain(problem.chip, problem.devices_per_node)
-    tp = [one for one in ways if one <= domain and _splits_width(network, sequence, one)] if space.tp else [1]
-    pp = [one for one in ways if one <= network.layers] if space.pp and not network.tied else [1]
-    cp = [one for one in ways if sequence % (2 * one) == 0 and one <= sequence // 1024] if space.cp else [1]
-    ep = _divisors(network.experts) if space.ep and network.experts else [1]
-    grid = Grid.product({"tp": tp or [1], "pp": pp, "cp": cp or [1], "shard": ways})
-    rest = problem.devices / (grid.tp * grid.pp * grid.cp * grid.shard)
-    grid = replace(grid, replicate=rest).take(rest == np.floor(rest))
-    grid = _cross(grid, {"ep": ep})
-    return grid.take((grid.shard * grid.cp) % grid.ep == 0)
-
-
-def _cross(grid: Grid, dials: dict[str, Sequence[int]]) -> Grid:
-    """Every layout of the grid with every combination of the dials."""
-    values = Grid.product(dict(dials))
-    rows = np.repeat(np.arange(len(grid)), len(values))
-    columns = np.tile(np.arange(len(values)), len(grid))
-    arrays = {
-        field.name: getattr(values, field.name)[columns] if field.name in dials else getattr(grid, field.name)[rows]
-        for field in fields(Grid)
-    }
-    return Grid(**arrays)
-
-
-def _divisors(number: int) -> list[int]:
-    return [one for one in range(1, number + 1) if number % one == 0] if number < 4096 else _divisors_of_large(number)
-
-
-def _divisors_of_large(number: int) -> list[int]:
-    small = [one for one in range(1, int(number**0.5) + 1) if number % one == 0]
-    return sorted({*small, *(number // one for one in small)})
-
-
-def _splits_width(network: Network, sequence: int, tp: int) -> bool:
-    """Whether tensor parallelism divides every width; experts are not split over it."""
-    if network.experts and tp > 1:
-        return False
-    widths = [network.heads, network.kv_heads, network.ffn, sequence]
-    return all(width % tp == 0 for width in widths)
-
-
-def _runner_up(grid: Grid, seconds: Array, best: int) -> int | None:
+def _runner_up(found: Found) -> int | None:
     """The fastest layout that splits the model in another way."""
-    same = np.ones(len(grid), dtype=bool)
+    same = np.ones(len(found), dtype=bool)
     for name in ("tp", "cp", "pp", "ep"):
-        values = getattr(grid, name)
-        same &= values == values[best]
-    others = np.where(same, np.inf, seconds)
+        values = getattr(found.grid, name)
+        same &= values == values[found.fastest]
+    others = np.where(same, np.inf, found.seconds)
     second = int(np.argmin(others))
     return second if np.isfinite(others[second]) else None
 
 
-def _why(problem: Problem, grid: Grid, best: int, other: int) -> str:
-    """The items of the step that made the other layout slower."""
+def why(problem: Problem, grid: Grid, best: int, other: int) -> str:
+    """In words, how much slower another layout is and the items of the step that make it so, with what they save."""
     items = problem.step_time(grid.take(np.array([best, other])))
     seconds = steptime.total(items)
-    worse = sorted(((values[1] - values[0], name) for name, values in items.items()), reverse=True)
-    named = " and ".join(f"{gap:.3g} s more of {name.replace('_', ' ')}" for gap, name in worse[:2] if gap > 0)
-    return f"{seconds[1] / seconds[0] - 1:.1%} slower: {named}"
+    gaps = sorted(((float(values[1] - values[0]), name.replace("_", " ")) for name, values in items.items()))
+    worse = [f"{gap:.3g} s more of {name}" for gap, name in gaps[:-3:-1] if gap > 0]
+    better = [f"{-gap:.3g} s less of {name}" for gap, name in gaps[:1] if gap < -0.1 * abs(seconds[1] - seconds[0])]
+    return f"{seconds[1] / seconds[0] - 1:.1%} slower: {' and '.join(worse)}{''.join(f', for {one}' for one in better)}"
 
 
 def check(problem: Problem, layout: Layout) -> None:
@@ -229,10 +126,10 @@ def _rules(problem: Problem, layout: Layout) -> list[tuple[bool, str, str]]:
         (
             network.heads % layout.tp != 0 or network.kv_heads % layout.tp != 0,
             f"{network.heads} query and {network.kv_heads} key heads do not divide over tp = {layout.tp}",
-            f"Choose tp from {_common_divisors(network.heads, network.kv_heads)}",
+            f"Choose tp from {_common(network.heads, network.kv_heads)}",
         ),
         (
-            not _splits_width(network, workload.sequence, layout.tp),
+            not splits_width(network, workload.sequence, layout.tp),
             f"the MLP or the sequence does not divide over tp = {layout.tp}, or experts would have to",
             "Set layout.tp = 1" if network.experts else f"Make model.ffn and train.sequence multiples of {layout.tp}",
         ),
@@ -254,7 +151,7 @@ def _rules(problem: Problem, layout: Layout) -> list[tuple[bool, str, str]]:
         (
             layout.ep > 1 and (not network.experts or network.experts % layout.ep != 0),
             f"{network.experts} experts do not divide over ep = {layout.ep}",
-            "Set layout.ep = 1" if not network.experts else f"Choose layout.ep from {_divisors(network.experts)}",
+            "Set layout.ep = 1" if not network.experts else f"Choose layout.ep from {divisors(network.experts)}",
         ),
         (
             (layout.dp_shard * layout.cp) % layout.ep != 0,
@@ -275,8 +172,8 @@ def _rules(problem: Problem, layout: Layout) -> list[tuple[bool, str, str]]:
     ]
 
 
-def _common_divisors(a: int, b: int) -> list[int]:
-    return [one for one in _divisors(a) if b % one == 0]
+def _common(a: int, b: int) -> list[int]:
+    return [one for one in divisors(a) if b % one == 0]
 
 
 def _require_known(problem: Problem) -> None:
@@ -293,23 +190,32 @@ def _require_known(problem: Problem) -> None:
 
 
 def _lift_given(problem: Problem, layout: Layout) -> str:
-    """The smallest change of a given layout that makes it fit, found by trying."""
-    attempts: list[tuple[str, Layout]] = []
-    for policy in ("selective", "full"):
-        attempts.append((f"Set layout.recompute = '{policy}'", layout.model_copy(update={"recompute": policy})))
-    for part in (2, 4, 8, 16, 32, 64):
-        if layout.micro_batch % part == 0:
-            smaller = layout.model_copy(update={"micro_batch": layout.micro_batch // part, "recompute": "full"})
-            attempts.append((f"Set layout.micro_batch = {smaller.micro_batch} and recompute = 'full'", smaller))
-    for remedy, attempt in attempts:
-        if memory_of.total(problem.memory(Grid.of(attempt)))[0] <= problem.capacity:
-            return remedy
+    """The smallest change of a given layout that makes it fit, found by trying; each says what it then needs."""
+    for changes in _changes(layout):
+        needed = float(problem.memory_needed(Grid.of(layout.model_copy(update=changes)))[0])
+        if needed <= problem.capacity:
+            settings = " and ".join(f"layout.{name} = {value!r}" for name, value in changes.items())
+            return f"Set {settings}: then it needs {size(needed)}"
     return "Leave [layout] out and plan chooses one that fits, or says what the fleet lacks"
+
+
+def _changes(layout: Layout) -> Iterator[dict[str, str | int]]:
+    """Changes of a layout that save memory, the cheapest in time first."""
+    stronger = RECOMPUTE[RECOMPUTE.index(layout.recompute) + 1 :]
+    smaller = [layout.micro_batch // part for part in _FACTORS if layout.micro_batch % part == 0]
+    for policy in stronger:
+        yield {"recompute": policy}
+    for rows in smaller:
+        yield {"micro_batch": rows}
+    for rows in smaller:
+        yield {"micro_batch": rows, "recompute": "full"}
+    for shards in divisors(layout.dp_replicate)[1:]:
+        yield {"dp_shard": layout.dp_shard * shards, "dp_replicate": layout.dp_replicate // shards}
 
 
 def _nothing_divides(problem: Problem, space: Space) -> InputError:
     """No layout uses all devices: the batch is too small or does not divide."""
-    grid = _arrangements(problem, space)
+    grid = arrangements(problem, space)
     ranks = grid.data_parallel
     per_rank = np.maximum(np.ceil(problem.workload.global_batch / ranks), grid.pp)
     return InputError(
@@ -320,16 +226,16 @@ def _nothing_divides(problem: Problem, space: Space) -> InputError:
     )
 
 
-def _nothing_fits(problem: Problem, grid: Grid, space: Space) -> InputError:
+def _nothing_fits(problem: Problem, space: Space) -> InputError:
     """Every layout is too big: name what fills the leanest one, and the smallest change that helps."""
-    items = problem.memory(grid)
-    totals = memory_of.total(items)
-    leanest = int(np.argmin(totals))
-    largest = max(items, key=lambda name: items[name][leanest])
+    grid = candidates(problem, space)
+    leanest = grid.take(np.array([np.argmin(problem.memory_needed(grid))]))
+    items = {name: float(values[0]) for name, values in problem.memory(leanest).items()}
+    largest = max(items, key=lambda name: items[name])
     return InputError(
         f"the model fits on no layout of {problem.devices:,} {problem.chip.name}: the leanest needs "
-        f"{totals[leanest] / GIB:.3g} GiB per device of {problem.capacity / GIB:.3g} GiB, most of it "
-        f"{largest.replace('_', ' ')} ({size(float(items[largest][leanest]))})",
+        f"{sum(items.values()) / GIB:.3g} GiB per device of {problem.capacity / GIB:.3g} GiB, most of it "
+        f"{largest.replace('_', ' ')} ({size(items[largest])})",
         where="fleet.devices",
         remedy=_smallest_lift(problem, space),
     )
@@ -349,5 +255,4 @@ def _smallest_lift(problem: Problem, space: Space) -> str:
 
 
 def _something_fits(problem: Problem, space: Space) -> bool:
-    grid = candidates(problem, space)
-    return bool(len(grid)) and bool(np.min(memory_of.total(problem.memory(grid))) <= problem.capacity)
+    return any(bool(np.any(problem.memory_needed(mesh) <= problem.capacity)) for mesh in meshes(problem, space))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wingspan.plan.accounting import Accounting
 from wingspan.plan.activations import (
+    ZBV,
     first_fuller_stage,
     in_flight_micro_batches,
     kept_bytes,
@@ -43,7 +44,6 @@ _CONTEXT_CPU = 0.45 * GIB  # resident size of a Python process that has imported
 _FRAGMENTATION_CPU = 0.35  # of what comes and goes: malloc gives little back to the system between sizes
 _LINKS_GB_S = 300.0  # of an A100, on which NCCL opens 24 channels; it opens more where there are more links
 _FP32 = 1  # index into grid.PRECISION
-_ZBV = 2  # index into grid.SCHEDULES: from here the first and the last layers lie on the first rank
 
 Items = dict[str, Array]
 
@@ -162,7 +162,7 @@ class _Stage:
 
     @cached_property
     def has_head(self) -> Flags:
-        last: Flags = np.where(self.grid.schedule >= _ZBV, self.number == 0, self.number == self.grid.pp - 1)
+        last: Flags = np.where(self.grid.schedule >= ZBV, self.number == 0, self.number == self.grid.pp - 1)
         return last
 
     @cached_property
