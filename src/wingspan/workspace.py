@@ -31,7 +31,8 @@ from wingspan.project import PROJECT_FILE, Project, load_project, project_file
 MANIFEST = "manifest.json"
 _ORIGIN = ".origin.json"  # marks a run folder and remembers the project file it came from
 _LOCK = ".lock"
-_FINGERPRINT = ".fingerprint"
+FINGERPRINT = ".fingerprint"
+_AMENDMENT = ".amendment"  # new versions of published files, complete: the next holder of the lock puts them in place
 _LIBRARIES = ("torch", "transformers", "tokenizers", "polars", "lm-eval", "openvino-genai")
 _FOLLOWER_PATIENCE_S = 600  # rank 0 may have to hash terabytes first
 _CONTENT_HASH_LIMIT = 1 << 30  # bytes; larger outside files are identified by size and time
@@ -180,9 +181,34 @@ def lock(run: Run, command: str) -> Iterator[None]:
         stream.write(f"process {os.getpid()} ({command})")
         stream.flush()
         try:
+            _finish_amendment(run)
             yield
         finally:
             stream.truncate(0)
+
+
+@contextmanager
+def amendment(run: Run) -> Iterator[Path]:
+    """A folder for new versions of published files, at their paths in the run; they replace the old ones together.
+
+    The caller holds the lock. After a kill inside the block nothing has changed; after a later one, the next holder
+    of the lock finishes.
+    """
+    draft = run.folder / f"{_AMENDMENT}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    yield draft
+    draft.rename(run.folder / _AMENDMENT)
+    _sync_folder(run.folder)
+    _finish_amendment(run)
+
+
+def _finish_amendment(run: Run) -> None:
+    ready = run.folder / _AMENDMENT
+    for file in sorted(ready.rglob("*")):
+        if file.is_file():
+            file.replace(run.folder / file.relative_to(ready))
+    shutil.rmtree(ready, ignore_errors=True)
 
 
 def is_locked(run: Run) -> bool:
@@ -288,7 +314,7 @@ def _run_follower(run: Run, spec: StageSpec, work: StageWork, progress: Progress
 def _partial_folder(run: Run, spec: StageSpec, fingerprint: str, *, fresh: bool) -> Path:
     """The folder to work in: the unfinished one of a resumable stage, else an empty one."""
     partial = run.folder / f".{spec.name}.partial"
-    mark = partial / _FINGERPRINT
+    mark = partial / FINGERPRINT
     same = mark.is_file() and mark.read_text() == fingerprint
     if partial.exists() and (fresh or not same or not spec.resumable):
         shutil.rmtree(partial)
@@ -354,11 +380,16 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def file_record(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+
+
 def _hash_tree(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of every file below a folder; bookkeeping files (dot files) are left out."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        str(path.relative_to(folder)): file_record(path)
         for path in files
         if path.name != MANIFEST or path.parent != folder
     }

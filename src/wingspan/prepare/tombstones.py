@@ -31,8 +31,9 @@ OPTED_OUT, FORGOTTEN, DELETED = "opted out", "forgotten", "deleted"
 # What authors say of all their posts, on profiles of Mastodon and Bluesky; `prepare.consent` names those that count.
 SIGNALS = ("indexable", "noindex", "discoverable", "memorial", "no-unauthenticated", "ai-preference")
 FORGOTTEN_LIST = "forgotten.jsonl"  # in the run folder: what `wingspan forget` was asked, a request a line
-_LINKS = ("parent_id", "root_id", "quote_of")
-_POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "repost_of", "repeats", *_LINKS), ("author_id",)
+KEY_CHECK = "pseudonym key"  # its pseudonym in report.json tells whether a key is the one that was used
+LINKS = ("parent_id", "root_id", "quote_of")
+_POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "repost_of", "repeats", *LINKS), ("author_id",)
 _KEYS, _FACTS = "tombstones.npy", "tombstones.json"
 _HANDLE = re.compile(r"@([\w.-]+)@([\w.-]+)")
 
@@ -199,7 +200,7 @@ def bury(posts: pl.DataFrame, tombstones: Tombstones) -> pl.DataFrame:
     """`posts` with tombstoned ones refused, whatever source they are from; their words and links to them are gone."""
     reason = pl.coalesce(tombstones.of_posts(posts["post_id"]), tombstones.of_authors(posts["author_id"]))
     return posts.with_columns(
-        *(pl.when(tombstones.of_posts(posts[link]).is_null()).then(pl.col(link)) for link in _LINKS),
+        *(pl.when(tombstones.of_posts(posts[link]).is_null()).then(pl.col(link)) for link in LINKS),
         refused=pl.coalesce(reason, "refused"),
         text=pl.when(reason.is_null()).then("text").otherwise(pl.lit("")),
     )
@@ -242,5 +243,6 @@ def list_lines(path: Path | None) -> Iterable[str]:
 def forgotten(run_folder: Path) -> pl.DataFrame:
     """Notices of what this run was asked to forget."""
     path = run_folder / FORGOTTEN_LIST
-    requests = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-    return as_notices([(kind, one["id"], FORGOTTEN, None, False) for one in requests for kind in one["kinds"]])
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    notices, _ = read_list(json.loads(line)["request"] for line in lines)
+    return as_notices([(kind, name, FORGOTTEN, None, False) for kind, name, *_ in notices])

@@ -1,0 +1,84 @@
+"""`wingspan forget`: out of everything that can be rewritten, and which models cannot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wingspan.cli.app import RUN, AsJson, Debug, Overrides, ProjectPath, Runs, app, command
+from wingspan.errors import InputError
+
+
+@command(app, panel=RUN)
+def forget(
+    request: Annotated[
+        str, typer.Argument(metavar="POST|AUTHOR", help="Id of a post or an author; post:ID or author:ID to be exact.")
+    ],
+    project: ProjectPath = Path("."),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; change nothing.")] = False,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Remove a post, or all of an author, from a run for good; names the models that learned from it.
+
+    Example: wingspan forget author:did:plc:abc123 examples/laptop
+    """
+    from wingspan.console import output, print_json
+    from wingspan.forget.request import forget
+    from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
+    from wingspan.report.page import write_report
+    from wingspan.workspace import find_run, lock
+
+    folder = find_run(project, overrides or (), runs).folder
+    if not folder.is_dir():
+        raise InputError("there is no run yet", where=folder, remedy="Name it in the file of prepare.opt_outs instead")
+    run = find_run(folder, overrides or ())  # with the overrides that it was begun with
+    with lock(run, "wingspan forget"):
+        had_report = (run.folder / "report.html").is_file()
+        answer = forget(run, request, pseudonymiser(pseudonym_key()), dry_run=dry_run)
+        if had_report and not dry_run:
+            write_report(run)
+    if json_:
+        print_json(asdict(answer) | {"dry_run": dry_run})
+    else:
+        output.print(_told(answer, dry_run), markup=False, soft_wrap=True)
+
+
+def _told(answer: Any, dry_run: bool) -> str:
+    """The answer in words."""
+    lines = [f"{'Would be' if dry_run else 'Is'} removed: {_counts(answer.removed)}."]
+    if not dry_run:
+        proof = answer.proof
+        lines.append(
+            f"Proof: {proof['found']} of its ids found among {proof['ids_searched']:,} in "
+            f"{proof['files_searched']} files. It is on the run's list: later preparations leave it out."
+        )
+    for model in answer.models:
+        lines.append(f"Cannot be removed from {model.model}: {_learned(model)}.")
+    if answer.models:
+        lines.append("To have models that never saw it: wingspan train --force, then wingspan align --force.")
+    elif not dry_run:
+        lines.append("No model of this run learned from it.")
+    return "\n".join(lines)
+
+
+def _counts(removed: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in removed.items()) or "nothing, it is not here"
+
+
+def _learned(model: Any) -> str:
+    if not model.certain:
+        return "what it learned from has been replaced since, so it is taken to have learned from it"
+    parts = []
+    if model.steps:
+        parts.append(f"{model.learned:,} posts, in {model.steps:,} steps from {model.first_step} to {model.last_step}")
+    elif model.learned:
+        parts.append(f"{model.learned:,} conversations about it")
+    if model.through:
+        parts.append(f"it was made from {model.through}")
+    return "; ".join(parts)

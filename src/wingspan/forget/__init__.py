@@ -1,0 +1,1 @@
+"""Forgetting a post or an author: out of everything that can be rewritten, and which models cannot."""

@@ -1,0 +1,88 @@
+"""Which models of a run learned from what is to be forgotten, by the training ledger; weights cannot be rewritten."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from wingspan.prepare.tombstones import Tombstones
+from wingspan.workspace import Run, artefact_hash
+
+_TOKENS, _CONVERSATIONS = "prepare/tokens", "prepare/conversations"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A model, what of the forgotten it learned from, and in which steps; `certain` where ledger and inputs prove it.
+
+    What is not certain is assumed: the artefacts that the model was made from are no longer there.
+    """
+
+    model: str  # its folder in the run
+    learned: int  # posts, or conversations that rest on them
+    steps: int
+    first_step: int | None
+    last_step: int | None
+    certain: bool = True
+    through: str = ""  # the model that it was made from and that learned
+
+
+def models_that_learned(run: Run, stones: Tombstones) -> list[Learned]:
+    """The models of a run that learned from what `stones` hold, those in the making too."""
+    found = [*_base(run, stones, "train", "train/base"), *_base(run, stones, ".train.partial", ".train.partial")]
+    if (assistant := _assistant(run, stones, through="train/base" if found else "")) is not None:
+        found.append(assistant)
+        found += [
+            Learned(f"serve/{file.name}", *_no_steps(assistant), assistant.certain, through=assistant.model)
+            for file in sorted((run.folder / "serve").glob("assistant-*"))
+        ]
+    return found
+
+
+def _base(run: Run, stones: Tombstones, folder: str, model: str) -> list[Learned]:
+    ledger = run.folder / folder / "ledger"
+    if not ledger.is_dir() or run.manifest("prepare") is None:
+        return []
+    manifest = run.manifest("train") if folder == "train" else None
+    if manifest is not None and manifest["inputs"][_TOKENS] != artefact_hash(run, _TOKENS):
+        return [Learned(model, 0, 0, None, None, certain=False)]
+    documents = _documents(run.folder / _TOKENS, stones)
+    if not documents.size:
+        return []
+    from wingspan.train.data import open_split  # loads torch, which a run without a model does not need
+    from wingspan.train.seen import steps_that_learned
+
+    posts = open_split(run.folder / _TOKENS, "train", verify=False)
+    settings = manifest["settings"]["train"] if manifest else run.project.train.model_dump()
+    steps = steps_that_learned(ledger, posts, documents, settings["sequence"], run.project.project.seed)
+    return [Learned(model, int(documents.size), len(steps), steps[0], steps[-1])] if steps else []
+
+
+def _documents(tokens: Path, stones: Tombstones) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Their numbers among the documents to train on."""
+    shards = json.loads((tokens / "index.json").read_text())["splits"]["train"]
+    names = [tokens / Path(shard["file"]).with_suffix(".documents.parquet") for shard in shards]
+    gone = [stones.of_posts(pl.read_parquet(name, columns=["post_id"])["post_id"]).is_not_null() for name in names]
+    return pl.concat(gone).arg_true().cast(pl.Int64).to_numpy() if gone else np.empty(0, dtype=np.int64)
+
+
+def _assistant(run: Run, stones: Tombstones, through: str) -> Learned | None:
+    manifest, model = run.manifest("align"), "align/assistant"
+    if manifest is None:
+        return None
+    certain = manifest["inputs"][_CONVERSATIONS] == artefact_hash(run, _CONVERSATIONS)
+    rests = 0
+    for file in sorted((run.folder / _CONVERSATIONS).glob("train-*.parquet")):
+        frame = pl.read_parquet(file, columns=["post_ids"]).with_row_index("row").explode("post_ids")
+        rests += frame["row"].filter(stones.of_posts(frame["post_ids"]).is_not_null()).n_unique()
+    if certain and not rests and not through:
+        return None
+    return Learned(model, rests, 0, None, None, certain, through)
+
+
+def _no_steps(model: Learned) -> tuple[int, int, None, None]:
+    return model.learned, 0, None, None

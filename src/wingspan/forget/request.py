@@ -1,0 +1,182 @@
+"""`wingspan forget`: a post or an author out of a run, in one atomic change, and an honest account of what stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from wingspan.errors import InputError, WingspanError
+from wingspan.forget.models import Learned, models_that_learned
+from wingspan.forget.rewrite import renew_index, rewrite
+from wingspan.knowledge.index import PostIndex
+from wingspan.prepare.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, as_notices, prove, read_list
+from wingspan.stages import STAGES
+from wingspan.workspace import (
+    FINGERPRINT,
+    MANIFEST,
+    Run,
+    StageSpec,
+    amendment,
+    artefact_hash,
+    file_record,
+    fingerprint_of,
+)
+
+_REWRITTEN = ("prepare", "evaluate")  # the stages that keep posts
+_STAGES_OF = {"serve": "align", ".train.partial": "train"}  # by the folder of a model
+_DERIVED = ("report.html", ".prepare.partial", ".prepare.old", ".evaluate.partial", ".evaluate.old")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request came to: what was removed, the proof, and the models that learned from it and keep it."""
+
+    request: str
+    at: str  # UTC
+    removed: dict[str, int]  # rows of posts, conversations, labels, ..., links to them, tokens, entries of samples
+    models: tuple[Learned, ...]
+    proof: dict[str, int]  # files and ids searched afterwards, and forgotten ids found
+
+
+def forget(run: Run, request: str, pseudonym: Callable[[str], str], *, dry_run: bool = False) -> Answer:
+    """Remove a post or an author (a line as in an opt-out list) from a run; the caller holds its lock.
+
+    Stages that were done stay done: they hold what they would make now. Killed at any instant, the same request ends
+    the same. Raises InputError for an empty request and for another pseudonym key than that of the posts.
+    """
+    request = request.strip()
+    if not read_list([request])[0]:
+        raise InputError(f"'{request}' names no post and no author", remedy="Patterns go into prepare.opt_outs")
+    _check_key(run, pseudonym)
+    stones = Tombstones.build(as_notices([]), [request], (), pseudonym)
+    posts = _posts(run)
+    stones = stones.with_posts_of_authors(posts)
+    models = tuple(models_that_learned(run, stones))
+    if dry_run:
+        with tempfile.TemporaryDirectory(dir=run.folder, prefix=".forget-") as draft:
+            return _draft(run, Path(draft), Answer(request, "", {}, models, {}), stones)
+    _clear(run, posts["post_id"].filter(stones.of_posts(posts["post_id"]).is_not_null()))
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with amendment(run) as draft:
+        answer = _draft(run, draft, Answer(request, at, {}, models, {}), stones)
+    _keep_search(run)
+    proof = prove(run.folder / "prepare", stones)
+    return replace(answer, proof={name: proof[name] for name in ("files_searched", "ids_searched", "found")})
+
+
+def _check_key(run: Run, pseudonym: Callable[[str], str]) -> None:
+    path = run.folder / "prepare/report.json"
+    mark = json.loads(path.read_text()).get("pseudonym_key") if path.is_file() else None
+    if mark and mark != pseudonym(KEY_CHECK):
+        raise InputError(
+            "the pseudonym key is not the one that these posts were prepared with, so no author can be found",
+            where=path,
+            remedy="Set WINGSPAN_PSEUDONYM_KEY, or put pseudonym.key back",
+        )
+
+
+def _posts(run: Run) -> pl.DataFrame:
+    """Ids and authors of all posts of the run."""
+    files = sorted((run.folder / "prepare/posts").glob("*.parquet"))
+    frames = [pl.read_parquet(file, columns=["post_id", "author_id"]) for file in files]
+    return pl.concat(frames) if frames else pl.DataFrame(schema={"post_id": pl.String, "author_id": pl.String})
+
+
+def _clear(run: Run, post_ids: pl.Series) -> None:
+    """Take posts out of the search index, at once for a server that runs; delete what is made anew."""
+    for file in (run.folder / "serve").glob("posts-*.sqlite"):
+        index = PostIndex(file)
+        index.remove(post_ids.to_list())
+        index.close()
+    for name in _DERIVED:
+        path = run.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _keep_search(run: Run) -> None:
+    """Give the search index the name under which a server looks for it now, so that it is not made anew."""
+    if run.manifest("prepare") is not None:
+        for file in (run.folder / "serve").glob("posts-*.sqlite"):
+            file.rename(file.with_name(f"posts-{artefact_hash(run, 'prepare/posts')[:16]}.sqlite"))
+
+
+def _draft(run: Run, draft: Path, answer: Answer, stones: Tombstones) -> Answer:
+    """Write to `draft` all that changes; returns the answer with what goes."""
+    removed: Counter[str] = Counter()
+    for stage in _REWRITTEN:
+        removed += rewrite(run.stage(stage), draft / stage, stones)
+    renew_index(run.folder / "prepare/tokens", draft / "prepare/tokens")
+    _renew_manifests(run, draft)
+    requests = _requests(run)
+    earlier = [one for one in requests if one["request"] == answer.request]
+    if earlier and not removed:  # it was answered before, perhaps by a process that did not live to say so
+        models = (Learned(**one) for one in earlier[-1]["models"])
+        still = tuple(one for one in models if _made_before(run, one.model, earlier[-1]["at"]))
+        return replace(answer, at=earlier[-1]["at"], removed=earlier[-1]["removed"], models=still)
+    answer = replace(answer, removed=dict(sorted(removed.items())))
+    path = draft / FORGOTTEN_LIST
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in [*requests, asdict(answer)]), "utf-8")
+    return answer
+
+
+def _requests(run: Run) -> list[dict[str, Any]]:
+    path = run.folder / FORGOTTEN_LIST
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+
+
+def _made_before(run: Run, model: str, moment: str) -> bool:
+    """Whether the model is the one that there was at that moment, and not one made since."""
+    manifest = run.manifest(_STAGES_OF.get(model.partition("/")[0], model.partition("/")[0]))
+    return manifest is None or bool(manifest["finished_at"] <= moment)
+
+
+def _renew_manifests(run: Run, draft: Path) -> None:
+    """Manifests that know the new files; where a fingerprint held, of a finished stage or not, the new one holds.
+
+    An unfinished alignment begins anew: its conversations are packed otherwise without those that are gone.
+    """
+    after = replace(run, folder=draft)
+    for spec in STAGES:
+        before = _fingerprint(run, spec)
+        if (manifest := run.manifest(spec.name)) is not None:
+            changed = {one.relative_to(draft / spec.name).as_posix(): one for one in _files(draft / spec.name)}
+            manifest["outputs"] |= {name: file_record(file) for name, file in changed.items()}
+            for artefact, known in manifest["inputs"].items():
+                if run.manifest(artefact.partition("/")[0]) and known == artefact_hash(run, artefact):
+                    manifest["inputs"][artefact] = artefact_hash(after, artefact)
+            if before and manifest["fingerprint"] == before:
+                manifest["fingerprint"] = fingerprint_of(after, spec)
+            (draft / spec.name).mkdir(exist_ok=True)
+            (draft / spec.name / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        mark = Path(f".{spec.name}.partial") / FINGERPRINT
+        if spec.name == "train" and before and _text(run.folder / mark) == before:
+            (draft / mark).parent.mkdir()
+            (draft / mark).write_text(fingerprint_of(after, spec))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [one for one in folder.rglob("*") if one.is_file()]
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+def _fingerprint(run: Run, spec: StageSpec) -> str | None:
+    """The fingerprint of a stage that reads what forgetting changes; None for others, and where an input is missing."""
+    if not any(artefact.partition("/")[0] in _REWRITTEN for artefact in spec.reads):
+        return None
+    try:
+        return fingerprint_of(run, spec)
+    except WingspanError:
+        return None

@@ -1,0 +1,159 @@
+"""Files without what was forgotten: each is copied into a draft only if it changes.
+
+Files are known by the names of their columns and keys, not by who wrote them, so that none is left out. Of token
+shards the forgotten places are overwritten and stay as holes: no other post moves, so the ledger of a training run
+can still be read, and an unfinished one goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wingspan.prepare.tombstones import LINKS, Tombstones
+from wingspan.workspace import file_hash
+
+_KEYS = frozenset({"post_id", "post_ids", "repeats", "repost_of", *LINKS})
+_SHARD = ".documents.parquet"
+
+
+def rewrite(folder: Path, draft: Path, stones: Tombstones) -> Counter[str]:
+    """Write to `draft` what changes below `folder`; returns what goes: rows by kind of file, links, JSON entries."""
+    gone: Counter[str] = Counter()
+    for file in sorted(folder.rglob("*")):
+        target = draft / file.relative_to(folder)
+        if file.name.endswith(_SHARD):
+            gone += _empty_places(file, target, stones)
+        elif file.suffix == ".parquet":
+            gone += _drop_rows(file, target, stones, file.relative_to(folder).parts[0])
+        elif file.suffix in (".json", ".jsonl") and file.name not in ("manifest.json", "tokenizer.json"):
+            gone += _drop_entries(file, target, stones)
+    return gone
+
+
+def _drop_rows(file: Path, target: Path, stones: Tombstones, kind: str) -> Counter[str]:
+    """A table without rows that are or rest on something forgotten, and without links to it; row group by row group."""
+    gone: Counter[str] = Counter()
+    parquet = pq.ParquetFile(file)
+    kept: list[pa.Table] = []
+    for group in range(parquet.num_row_groups):
+        table = parquet.read_row_group(group)
+        stays, links = _mask(table, stones), 0
+        for name in set(LINKS) & set(table.column_names):
+            reasons = stones.of_posts(pl.Series(table[name]))
+            if hits := len(reasons) - reasons.null_count():
+                links += hits
+                nulled = pl.select(pl.when(reasons.is_null()).then(pl.Series(table[name]))).to_series().to_arrow()
+                at = table.column_names.index(name)
+                table = table.set_column(at, table.schema.field(at), nulled.cast(table.schema.field(at).type))
+        gone += Counter({kind: int((~stays).sum()), "links": links})
+        kept.append(table.filter(pa.array(stays)))
+    if gone.total():
+        _write(target, kept, parquet.schema_arrow)
+    return +gone
+
+
+def _mask(table: pa.Table, stones: Tombstones) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows of a table stay."""
+    stays = np.ones(len(table), dtype=np.bool_)
+    for name in {"post_id", "repost_of", "repeats"} & set(table.column_names):
+        stays &= stones.of_posts(pl.Series(table[name])).is_null().to_numpy()
+    if "author_id" in table.column_names:
+        stays &= stones.of_authors(pl.Series(table["author_id"])).is_null().to_numpy()
+    if "post_ids" in table.column_names:
+        rests = pl.DataFrame({"row": range(len(table)), "id": pl.Series(table["post_ids"])}).explode("id")
+        stays[rests["row"].filter(stones.of_posts(rests["id"]).is_not_null()).to_numpy()] = False
+    return stays
+
+
+def _empty_places(file: Path, target: Path, stones: Tombstones) -> Counter[str]:
+    """A shard whose forgotten documents are nothing but ends of documents, and have neither id nor bytes."""
+    table = pq.read_table(file)
+    gone = stones.of_posts(pl.Series(table["post_id"])).is_not_null()
+    if not gone.any():
+        return Counter()
+    documents = pl.DataFrame(table)
+    index = json.loads((file.parent / "index.json").read_text())
+    tokens = file.with_name(file.name.removesuffix(_SHARD) + ".bin")
+    ids = np.fromfile(tokens, dtype=np.dtype(index["dtype"]).newbyteorder("<"))
+    for offset, length in documents.filter(gone).select("offset", "length").iter_rows():
+        ids[offset : offset + length] = index["end_of_document"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ids.tofile(target.with_name(tokens.name))
+    emptied = [pl.when(~gone).then("post_id"), pl.when(gone).then(0).otherwise("bytes").alias("bytes")]
+    _write(target, [documents.with_columns(emptied).to_arrow().cast(table.schema)], table.schema)
+    return Counter({"tokens": int(documents.filter(gone)["length"].sum()), "documents": int(gone.sum())})
+
+
+def renew_index(folder: Path, draft: Path) -> None:
+    """The token index with the hashes of the shards that `draft` replaces."""
+    path = folder / "index.json"
+    if not path.is_file():
+        return
+    index = json.loads(path.read_text())
+    changed = [one for shards in index["splits"].values() for one in shards if (draft / one["file"]).is_file()]
+    for shard in changed:
+        shard["sha256"] = file_hash(draft / shard["file"])
+    if changed:
+        (draft / "index.json").write_text(json.dumps(index, indent=1))
+
+
+def _drop_entries(file: Path, target: Path, stones: Tombstones) -> Counter[str]:
+    """A document without those entries of its lists that name something forgotten."""
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines() if file.suffix == ".jsonl" else [text]
+    try:
+        content = [json.loads(line) for line in lines if line.strip()]
+    except ValueError:
+        return Counter()
+    named = pl.Series(sorted(set(_named(content))), dtype=pl.String)
+    forgotten = set(named.filter(stones.of_posts(named).is_not_null()))
+    if not forgotten:
+        return Counter()
+    entries: Counter[str] = Counter()
+    pruned = [one for one in content if file.suffix == ".json" or not forgotten.intersection(_named(one))]
+    pruned = [_pruned(one, forgotten, entries) for one in pruned]
+    entries["samples"] += len(content) - len(pruned)
+    indent = 1 if file.suffix == ".json" else None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("\n".join(json.dumps(one, indent=indent, ensure_ascii=False) for one in pruned), encoding="utf-8")
+    return +entries
+
+
+def _named(value: Any) -> Iterator[str]:
+    """Every id that stands under a key that holds ids."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _named(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if key in _KEYS:
+                yield from (name for name in (one if isinstance(one, list) else [one]) if isinstance(name, str))
+            else:
+                yield from _named(one)
+
+
+def _pruned(value: Any, forgotten: set[str], entries: Counter[str]) -> Any:
+    """`value` without the outermost entries of lists that name any of `forgotten`."""
+    if isinstance(value, dict):
+        return {key: _pruned(one, forgotten, entries) for key, one in value.items()}
+    if isinstance(value, list):
+        kept = [one for one in value if not forgotten.intersection(_named(one))]
+        entries["samples"] += len(value) - len(kept)
+        return kept
+    return value
+
+
+def _write(target: Path, groups: list[pa.Table], schema: pa.Schema) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group)
