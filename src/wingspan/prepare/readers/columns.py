@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, cast
 
 import polars as pl
 import pyarrow as pa
@@ -16,6 +18,9 @@ from wingspan.project import PostSource
 
 READABLE = ("public", "unlisted")
 _TYPES: dict[str, pa.DataType] = {field.name: field.type for field in POST_SCHEMA}
+_LIST = pa.list_(pa.string())
+_TIME = pl.Datetime("ms", "UTC")
+_POLARS_TYPES = cast(pl.DataFrame, pl.from_arrow(POST_SCHEMA.empty_table())).schema
 LIST_FIELDS = frozenset(name for name, kind in _TYPES.items() if pa.types.is_list(kind))
 FIELDS = tuple(name for name in _TYPES if name != "source")
 
@@ -83,18 +88,19 @@ def read_batch(
     text counts as damaged. Where the source states a visibility, only public and unlisted posts pass; one that is
     missing or unknown is refused.
     """
-    columns = {name: _series(name, values) for name, values in raw.items()}
-    return from_frame(pl.DataFrame(columns), source, damaged, tombstones)
+    columns = pa.table({name: _array(name, values) for name, values in raw.items()})
+    return from_frame(cast(pl.DataFrame, pl.from_arrow(columns)), source, damaged, tombstones)
 
 
-def _series(name: str, values: Sequence[Any]) -> pl.Series:
-    """A column of what JSON holds: whole numbers stay numbers, all else becomes text or null."""
-    kind = pl.List(pl.String) if name in LIST_FIELDS else pl.String
+def _array(name: str, values: Sequence[Any]) -> pa.Array:
+    """A column of what JSON holds: whole numbers and truth values stay, all else becomes text or null."""
+    kinds = set(map(type, values)) - {type(None)}
+    scalar = pa.int64() if kinds == {int} else pa.bool_() if kinds == {bool} else pa.string()
     try:
-        return pl.Series(name, values, dtype=pl.Int64 if set(map(type, values)) <= {int, type(None)} else kind)
-    except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError):
+        return pa.array(values, _LIST if name in LIST_FIELDS else scalar)
+    except (pa.ArrowException, TypeError, OverflowError, UnicodeEncodeError):
         mended = [(as_texts if name in LIST_FIELDS else as_text)(value) for value in values]
-        return pl.Series(name, mended, dtype=kind)
+        return pa.array(mended, _LIST if name in LIST_FIELDS else pa.string())
 
 
 def from_frame(raw: pl.DataFrame, source: str, damaged: int = 0, tombstones: Iterable[Tombstone] = ()) -> ReadBatch:
@@ -117,8 +123,12 @@ def from_frame(raw: pl.DataFrame, source: str, damaged: int = 0, tombstones: Ite
     else:
         whole = whole.with_columns(visibility=pl.lit("public"))
     whole = whole.with_columns(source=pl.lit(source))
-    posts = whole.select(_typed(whole, field.name, field.type) for field in POST_SCHEMA).to_arrow().cast(POST_SCHEMA)
-    return ReadBatch(posts, refused, damaged, pa.Table.from_pylist(notices, TOMBSTONE_SCHEMA))
+    typed = {name: _typed(whole[name], name) for name in _TYPES if name in whole.columns}
+    arrays = [
+        typed[name].to_arrow().cast(kind) if name in typed else pa.nulls(whole.height, kind)
+        for name, kind in _TYPES.items()
+    ]
+    return ReadBatch(pa.table(arrays, POST_SCHEMA), refused, damaged, pa.Table.from_pylist(notices, TOMBSTONE_SCHEMA))
 
 
 def _presence(raw: pl.DataFrame, name: str) -> pl.Expr:
@@ -129,44 +139,52 @@ def _presence(raw: pl.DataFrame, name: str) -> pl.Expr:
     return pl.when(column.str.strip_chars() != "").then(column.str.strip_chars()).alias(name)
 
 
-def _typed(raw: pl.DataFrame, name: str, kind: pa.DataType) -> pl.Expr:
-    """The column in its type of POST_SCHEMA; what does not parse becomes null."""
-    if name not in raw.columns:
-        return pl.lit(None).cast(_polars_type(kind)).alias(name)
-    column, found = pl.col(name), raw.schema[name]
+def _typed(values: pl.Series, name: str) -> pl.Series:
+    """A column in its type of POST_SCHEMA; what does not parse becomes null."""
+    kind, found = _TYPES[name], values.dtype
     if pa.types.is_timestamp(kind):
-        return _time(column, found, keep_unreadable=name == "deleted_at").alias(name)
+        return _time(values, keep_unreadable=name == "deleted_at")
     if pa.types.is_boolean(kind) and found == pl.String:
-        return column.str.to_lowercase().replace_strict(
-            {"true": True, "1": True, "false": False, "0": False}, default=None, return_dtype=pl.Boolean
-        )
+        words = {"true": True, "1": True, "false": False, "0": False}
+        return values.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
     if name in LIST_FIELDS and not isinstance(found, pl.List):
-        return pl.when(column.is_not_null()).then(pl.concat_list(column.cast(pl.String))).alias(name)
-    return column.cast(_polars_type(kind), strict=False)
+        frame = values.cast(pl.String).to_frame("one")
+        return frame.select(pl.when(pl.col("one").is_not_null()).then(pl.concat_list("one")))["one"]
+    return values.cast(_POLARS_TYPES[name], strict=False)
 
 
-def _polars_type(kind: pa.DataType) -> pl.DataType:
-    converted = pl.from_arrow(pa.array([], kind))
-    assert isinstance(converted, pl.Series)
-    return converted.dtype
-
-
-def _time(column: pl.Expr, found: pl.DataType, *, keep_unreadable: bool) -> pl.Expr:
+def _time(values: pl.Series, *, keep_unreadable: bool) -> pl.Series:
     """UTC in milliseconds from a timestamp, an epoch or text.
 
     `keep_unreadable`: a deletion whose time cannot be read is still a deletion (dated 1970).
     """
-    target = pl.Datetime("ms", "UTC")
+    found = values.dtype
     if isinstance(found, pl.Datetime):
-        return column.cast(target) if found.time_zone else column.dt.replace_time_zone("UTC").cast(target)
-    text = column.cast(pl.String).str.replace("[zZ]$", "+00:00")
-    epoch = text.str.extract(r"^(\d{1,14})(?:\.\d*)?$").cast(pl.Int64, strict=False)
-    milliseconds = pl.when(epoch > _MILLISECONDS_FROM).then(epoch).otherwise(epoch * 1000)
-    parsed = [milliseconds.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")]
-    for pattern, zoned in _TIME_FORMATS:
-        time = text.str.to_datetime(pattern, strict=False, time_unit="ms", time_zone="UTC" if zoned else None)
-        parsed.append(time if zoned else time.dt.replace_time_zone("UTC"))
-    time = pl.coalesce(parsed)
+        return (values if found.time_zone else values.dt.replace_time_zone("UTC")).cast(_TIME)
+    text, time = values.cast(pl.String), pl.Series(values.name, [None], _TIME).new_from_index(0, len(values))
+    if len(first := text.drop_nulls().head(1)):
+        ways = sorted(_WAYS, key=lambda way: way(first).null_count())  # most often one way reads the whole column
+        for way in ways:
+            if time.null_count() > values.null_count():
+                time = time.fill_null(way(text))
     if keep_unreadable:
-        time = pl.when(column.is_not_null()).then(time.fill_null(pl.lit(0).cast(target)))
-    return time.cast(target)
+        time = time.fill_null(datetime.fromtimestamp(0, UTC)).set(values.is_null(), None)
+    return time
+
+
+def _epoch(text: pl.Series) -> pl.Series:
+    number = text.str.extract(r"^(\d{1,14})(?:\.\d*)?$").cast(pl.Int64, strict=False)
+    scale = (number > _MILLISECONDS_FROM).fill_null(False).replace_strict({True: 1, False: 1000}, return_dtype=pl.Int64)
+    return (number * scale).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+
+
+def _written(text: pl.Series, pattern: str, zoned: bool) -> pl.Series:
+    text = text.str.replace("[zZ]$", "+00:00") if pattern.startswith("%Y") and zoned else text
+    time = text.str.to_datetime(pattern, strict=False, time_unit="ms", time_zone="UTC" if zoned else None)
+    return time if zoned else time.dt.replace_time_zone("UTC")
+
+
+_WAYS: list[Callable[[pl.Series], pl.Series]] = [
+    *(partial(_written, pattern=pattern, zoned=zoned) for pattern, zoned in _TIME_FORMATS),
+    _epoch,
+]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from wingspan.prepare.readers.columns import Tombstone, read_batch
+from wingspan.prepare.readers.columns import Tombstone, as_text, read_batch
 from wingspan.prepare.readers.registry import ReadBatch
 
 REPOST, CUT_SHORT, WITHHELD, NOT_PUBLIC, OLDER = "repost", "cut short", "withheld", "not public", "older version"
@@ -22,27 +22,27 @@ _LANGUAGES = dict.fromkeys(("und", "art", "zxx", "qam", "qct", "qht", "qme", "qs
 }
 
 
-class Url(msgspec.Struct):
+class Url(msgspec.Struct, gc=False):
     """A link in the text, as written and as meant."""
 
     url: str | None = None
     expanded_url: str | None = None
 
 
-class Mention(msgspec.Struct):
+class Mention(msgspec.Struct, gc=False):
     """Somebody's handle in the text."""
 
     screen_name: str | None = None
 
 
-class Media(msgspec.Struct):
+class Media(msgspec.Struct, gc=False):
     """A picture or film; its link in the text says nothing."""
 
     url: str | None = None
     ext_alt_text: str | None = None
 
 
-class Entities(msgspec.Struct):
+class Entities(msgspec.Struct, gc=False):
     """What stands in a text."""
 
     urls: list[Url] | None = None
@@ -50,7 +50,7 @@ class Entities(msgspec.Struct):
     media: list[Media] | None = None
 
 
-class User(msgspec.Struct):
+class User(msgspec.Struct, gc=False):
     """An author, whose profile is not read."""
 
     id_str: Any = None
@@ -58,7 +58,7 @@ class User(msgspec.Struct):
     protected: Any = None
 
 
-class Extended(msgspec.Struct):
+class Extended(msgspec.Struct, gc=False):
     """All of a text that `text` gives cut short."""
 
     full_text: str | None = None
@@ -66,17 +66,17 @@ class Extended(msgspec.Struct):
     extended_entities: Entities | None = None
 
 
-class Scopes(msgspec.Struct):
+class Scopes(msgspec.Struct, gc=False):
     """Who sees a tweet."""
 
     followers: Any = None
 
 
-class Inner(msgspec.Struct):
+class Inner(msgspec.Struct, gc=False):
     """Somebody else's tweet inside a tweet: that it is there is all that counts."""
 
 
-class Tweet(msgspec.Struct):
+class Tweet(msgspec.Struct, gc=False):
     """The fields that are read; all others are skipped."""
 
     id_str: Any = None
@@ -120,9 +120,15 @@ def tweet_batch(
 ) -> ReadBatch:
     """Tweets as a batch. `author` stands where a tweet names none; `refuse` adds reasons to refuse one."""
     rows = [_row(tweet, author, refuse(tweet)) for tweet in tweets]
-    withheld = [("post", str(row[0]), WITHHELD, None, False) for row in rows if row[-1] == WITHHELD and row[0]]
+    withheld = withheld_notices((row[0], row[-1]) for row in rows)
     columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(_FIELDS)
     return read_batch(dict(zip(_FIELDS, columns, strict=True)), source, damaged, [*tombstones, *withheld])
+
+
+def withheld_notices(rows: Iterable[tuple[Any, str | None]]) -> list[Tombstone]:
+    """Tombstones of posts (id, reason of refusal) that are withheld: they must not be used wherever they stand."""
+    ids = [as_text(number) for number, reason in rows if reason == WITHHELD]
+    return [("post", number, WITHHELD, None, False) for number in ids if number]
 
 
 def _row(tweet: Tweet, author: str | None, refused: str | None) -> tuple[Any, ...]:

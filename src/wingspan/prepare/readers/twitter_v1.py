@@ -26,7 +26,7 @@ _NOTICES: dict[str, tuple[str, str, bool]] = {
 }
 
 
-class Line(Tweet):
+class Line(Tweet, gc=False):
     """A line is a tweet or one notice."""
 
     delete: Any = None

@@ -12,7 +12,17 @@ from wingspan.prepare.readers.archives import COMPRESSED, Member
 from wingspan.prepare.readers.columns import Tombstone, as_text, read_batch
 from wingspan.prepare.readers.records import json_records
 from wingspan.prepare.readers.registry import ReadBatch, Reader
-from wingspan.prepare.readers.tweets import NOT_PUBLIC, OLDER, REPOST, WITHHELD, Url, expand_links, is_true, language
+from wingspan.prepare.readers.tweets import (
+    NOT_PUBLIC,
+    OLDER,
+    REPOST,
+    WITHHELD,
+    Url,
+    expand_links,
+    is_true,
+    language,
+    withheld_notices,
+)
 from wingspan.project import PostSource
 
 
@@ -131,7 +141,7 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     for lines, damaged in json_records(member, Line):
         rows = [row for line in lines for row in _rows(line)]
         tombstones = [notice for line in lines for notice in _tombstones(line)]
-        tombstones += [("post", row["post_id"], WITHHELD, None, False) for row in rows if row["refused"] == WITHHELD]
+        tombstones += withheld_notices((row["post_id"], row["refused"]) for row in rows)
         names = rows[0].keys() if rows else ()
         yield read_batch({name: [row[name] for row in rows] for name in names}, source.name, damaged, tombstones)
 
