@@ -22,9 +22,9 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
 
 
 def _parse(event: Any, tombstones: list[Tombstone]) -> Post | str:
-    did, at = event["did"], event["time_us"] // 1000
+    did, at = event["did"], int(event["time_us"]) // 1000
     if event["kind"] == "account":
-        tombstones.append(("author", did, "account gone", at, event["account"]["active"]))
+        tombstones.append(("author", did, "account gone", at, bool(event["account"]["active"])))
         return "account notice"
     if event["kind"] != "commit":
         return NOT_A_POST

@@ -21,7 +21,7 @@ from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.project import PostSource
 
 _REMEMBERED = 500_000  # statuses whose replies find them, the first of a file: about 100 MB
-_DECODER = msgspec.json.Decoder()
+_DECODER = msgspec.json.Decoder(dict[str, Any] | list[Any])
 
 
 def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
@@ -29,8 +29,9 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     before, uris = len(member.problems), dict[str, str]()
     for batch in lines(member):
         for status in _statuses(json_lines(batch, _DECODER)[0]):
-            if len(uris) < _REMEMBERED and isinstance(status, dict) and "uri" in status:
-                uris[status.get("id", "")] = status["uri"]
+            local, uri = (status.get("id"), status.get("uri")) if isinstance(status, dict) else (None, None)
+            if len(uris) < _REMEMBERED and isinstance(local, str) and isinstance(uri, str):
+                uris[local] = uri
     del member.problems[before:]
     for batch in lines(member):
         records, damaged = json_lines(batch, _DECODER)
@@ -41,8 +42,8 @@ def _statuses(records: Iterable[Any]) -> Iterator[Any]:
     for record in records:
         if isinstance(record, list):
             yield from record
-        elif isinstance(record, dict) and "descendants" in record:
-            yield from (*record.get("ancestors", ()), *record["descendants"])
+        elif isinstance(record, dict) and isinstance(record.get("descendants"), list):
+            yield from (*(record.get("ancestors") or ()), *record["descendants"])
         else:
             yield record
 

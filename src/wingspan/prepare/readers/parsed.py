@@ -19,7 +19,7 @@ Post = dict[str, Any]  # values by post field
 Parse = Callable[[Any, list[Tombstone]], Post | str]  # a post or why it is none; appends what must not be used
 
 UNEXPECTED = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # a record that is not what its format says
-_DECODER = msgspec.json.Decoder()
+_DECODER = msgspec.json.Decoder(dict[str, Any])
 
 
 def parsed_lines(source: PostSource, member: Member, parse: Parse) -> Iterator[ReadBatch]:
@@ -34,13 +34,15 @@ def parsed_batch(
 ) -> ReadBatch:
     """A batch of `records`; one that `parse` stumbles over is damaged."""
     posts: list[Post] = []
-    found = list(tombstones)
+    found = dict.fromkeys(tombstones)
     for record in records:
+        said: list[Tombstone] = []
         try:
-            post = parse(record, found)
+            post = parse(record, said)
+            found |= {(kind, str.strip(name), reason, at, lifted): None for kind, name, reason, at, lifted in said}
         except UNEXPECTED:
             damaged += 1
             continue
         posts.append({"refused": post} if isinstance(post, str) else post)
     columns = {name: [post.get(name) for post in posts] for name in (*FIELDS, "refused")}
-    return read_batch(columns, source.name, damaged, dict.fromkeys(found))
+    return read_batch(columns, source.name, damaged, found)
