@@ -119,8 +119,11 @@ def serving(
     }
     if chip.usd_per_hour is not None:
         month = devices * chip.usd_per_hour * _MONTH_H
-        figures["cost_per_month"] = (month, "USD", chip.price_source)
-        figures["cost_per_1000_answers"] = (1000 * month / (answers_per_s * 3600 * _MONTH_H), "USD", "")
+        answers = answers_per_s * 3600 * _MONTH_H
+        figures |= {
+            "cost_per_month": (month, "USD", chip.price_source),
+            "cost_per_1000_answers": (1000 * month / answers, "USD", ""),
+        }
     return {
         "device": chip.name,
         "devices_per_replica": best.devices,
