@@ -16,16 +16,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from wingspan.plan.backtest import Compared, Errors, Measured, compare, errors_by, read_runs
+from wingspan.plan.backtest import Compared, Errors, Measured, compare, errors_by, read_runs, software_of
 from wingspan.plan.chips import chip_named
+from wingspan.plan.fleet import busy_share
 from wingspan.plan.grid import Workload
 from wingspan.plan.layouts import Problem, Space, candidates, choose, price
 from wingspan.plan.network import Network
+from wingspan.plan.search import search
+from wingspan.plan.wholerun import node_watts
+from wingspan.plan.wholeruns import backtest_whole_runs, render_whole_runs
 
 GPT3 = Network(96, 12288, 96, 96, 128, 49152, 51200, gated=False)
 LLAMA_405B = Network(128, 16384, 128, 8, 128, 53248, 131072)
@@ -44,6 +50,8 @@ def main() -> None:
         _say("no measured runs here: give --runs RUNS.csv or set WINGSPAN_SHARED")
     else:
         _back_test(path, figures, targets)
+        _whole_runs(path.with_name("wholeruns.csv"), targets)
+        _power(path.with_name("wall_power.json"), targets)
     _search(figures, targets, repeats=1 if options.quick else 5)
     _start_up(figures, targets, repeats=1 if options.quick else 5)
     _print_targets(targets)
@@ -104,6 +112,63 @@ def _memory(rows: list[Compared], figures: Figures, targets: Targets) -> None:
     )
     figures |= {"memory_rows": len(rows), "memory_refused_fits": len(overfull) / len(rows)}
     targets["memory_mape"] = (mape, 0.08, True)
+
+
+def _whole_runs(path: Path, targets: Targets) -> None:
+    """Device-hours, failures, goodput and energy of published trainings."""
+    if not path.is_file():
+        return
+    found = backtest_whole_runs(path)
+    Console(file=sys.stderr, width=120).print(render_whole_runs(found))
+    hours, every = found["quality_a"]["device_hours"], found["errors"]
+    energy = [row["figures"]["energy_mwh"]["error"] for row in found["rows"] if "energy_mwh" in row["figures"]]
+    flagship = next((row["figures"] for row in found["rows"] if "405B" in row["model"]), {})
+    targets |= {
+        "whole_runs_a_within_15": (hours["within_15"], 1.0, False),
+        "whole_runs_a_median": (hours["median"], 0.15, True),
+        "whole_runs_coverage90": (every["device_hours"]["coverage90"], 0.85, False),
+        "energy_within_10": (sum(abs(one) <= 0.1 for one in energy) / len(energy), 1.0, False),
+    }
+    if flagship:
+        targets["llama_interruptions"] = (abs(flagship["failures_per_day"]["error"]), 0.25, True)
+        targets["llama_goodput"] = (abs(flagship["goodput"]["error"]), 0.03, True)
+
+
+def _power(path: Path, targets: Targets) -> None:
+    """Power of a node against power at the wall.
+
+    A LoRA run's share of computing is the time that one node would need over the time it took, from the samples to
+    converge at its batch (mlcommons/logging, rcps_llama2_70b_lora: 3,950 at 8, 9,100 at 32); GPT-3's is its step's.
+    """
+    if not path.is_file():
+        return
+    logs = [log for log in json.loads(path.read_text()) if "dc-power" not in log["key"]]
+    alone = next(log["dur_s"] for log in logs if log["system"].startswith("1x"))
+    worst = 0.0
+    for log in logs:
+        chip = chip_named("B200 SXM" if "B200" in log["system"] else "H100 SXM")
+        samples = 9100 if log["nodes"] == 64 else 3950
+        busy = alone * samples / 3950 / log["nodes"] / log["dur_s"] if log["bench"] != "gpt3" else _gpt3_busy()
+        watts = 8 * (node_watts(chip, busy if chip.name == "H100 SXM" else 1.0, _cooling(log["system"])) or 0.0)
+        error = watts / log["mean_w_node"] - 1
+        worst = max(worst, abs(error))
+        numbers = f"{log['mean_w_node']:6,.0f} W, predicted {watts:6,.0f} {error:+.1%}"
+        _say(f"  {log['system'][:36]:36} {log['bench']:16} {numbers}")
+    targets["node_power_worst"] = (worst, 0.05, True)
+
+
+def _cooling(system: str) -> str:
+    return "air" if "XE9680" in system else "liquid"
+
+
+@cache
+def _gpt3_busy() -> float:
+    """Of GPT-3 on 512 H100 in fp8, in its best layout."""
+    software = software_of({"framework": "NeMo Megatron", "year": "2024"})
+    problem = Problem(GPT3, Workload(2048, 2048), chip_named("H100 SXM"), 512, 8, software)
+    found = search(problem, Space(most_interleave=6, zero=(1,), precision=(2,)))
+    items = problem.step_time(found.grid.take(np.array([found.fastest])))
+    return busy_share({name: float(value[0]) for name, value in items.items()})
 
 
 def _reported(run: Measured) -> float:
