@@ -167,6 +167,29 @@ class LabelSource(Source):
     posts: str = Field(description="name of the [[prepare.posts]] source that the ids belong to")
 
 
+Tag = Literal[
+    "link farm", "link alone", "hashtag flood", "handle flood", "emoji flood", "repetition", "shouting", "spam",
+    "toxic", "flooding account", "repeating account", "linking account", "template", "copypasta",
+]  # fmt: skip
+
+
+class Mixture(Section):
+    """[prepare.mixture]: how often which posts are trained on, and in what order. Without it, once and as read.
+
+    Keys of `weights` and `epochs` are a source, a source and a language ("photos/de"), or a language ("*/de").
+    """
+
+    weights: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict, description="shares wanted of the training text, of whatever sum"
+    )
+    epochs: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict, description="times that a post is used, where no weight says; 1 elsewhere"
+    )
+    most_epochs: PositiveFloat = Field(
+        default=4.0, description="times at most (Muennighoff et al. 2023: up to 4 are worth nearly as much as new text)"
+    )
+
+
 class Prepare(Section):
     """[prepare]: posts -> conversations -> tokens."""
 
@@ -187,6 +210,24 @@ class Prepare(Section):
         default=("indexable", "noindex", "discoverable", "memorial", "no-unauthenticated", "ai-preference"),
         description="signals of profiles by which an author's posts are never used",
     )
+    drop: tuple[Tag, ...] = Field(
+        default=(
+            "link farm", "link alone", "hashtag flood", "handle flood", "emoji flood", "repetition", "spam",
+            "flooding account", "repeating account", "template", "copypasta",
+        ),
+        description="tags whose posts are dropped; with the others posts are kept and tagged",
+    )  # fmt: skip
+    account_posts_per_day: Positive = Field(default=200, description="an account with more on one day floods")
+    handles: Literal["pseudonym", "mask"] = Field(
+        default="pseudonym", description="what takes the place of a handle in a text: a keyed pseudonym, or @user"
+    )
+    find_names: str = Field(
+        default="", description="'module:function' that finds names in texts with other personal data"
+    )
+    evaluation_sets: tuple[str, ...] = Field(
+        default=(), description="files or folders whose texts must not be trained on"
+    )
+    mixture: Mixture | None = None
     grounded_dialogues: int = Field(
         default=400, ge=0, description="questions about posts, answered by quoting them, made from train posts"
     )
@@ -227,6 +268,9 @@ class Train(Section):
     compile: bool = Field(default=False, description="torch.compile each block")
     spike_deviations: NonNegativeFloat = Field(
         default=6.0, description="a step whose loss or gradient lies so far above the last 64 is left out; 0: none is"
+    )
+    hang_timeout_s: PositiveFloat = Field(
+        default=300.0, description="seconds without a step after which the ranks that hang are named and the run ends"
     )
     rollback_after: int = Field(default=8, ge=0, description="steps left out in a row before going back; 0: never")
 

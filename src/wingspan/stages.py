@@ -19,7 +19,7 @@ from wingspan.workspace import Outcome, Run, StageSpec, StageWork, fingerprint_o
 
 def _prepared_files(project: Project) -> Sequence[str]:
     sources = [*project.prepare.posts, *project.prepare.dialogues, *project.prepare.labels]
-    lists = [project.prepare.opt_outs] if project.prepare.opt_outs else []
+    lists = [*([project.prepare.opt_outs] if project.prepare.opt_outs else []), *project.prepare.evaluation_sets]
     return [*dict.fromkeys([*(source.path for source in sources), *lists, *_start_model(project)])]
 
 

@@ -35,11 +35,11 @@ KANA, HAN = (list(SCRIPTS).index(name) for name in ("kana", "han"))
 def detect(posts: pl.DataFrame) -> pl.Series:
     """ISO 639-1 codes of `posts` (columns text and lang_hint), `und` where nothing tells."""
     model, codes, of_script = _model()
-    sums, letters = scores(posts["text"], model)
+    sums, _, letters = scores(posts["text"], model)
     hints = posts.select(pl.col("lang_hint").str.to_lowercase().str.extract(r"^([a-z]{2})(?:[-_].*)?$")).to_series()
     hint_codes = hints.replace_strict(list(codes), list(codes.values()), default=-1, return_dtype=pl.Int64).to_numpy()
     class_codes = np.array([codes[_iso(one)] for one in model.classes])
-    best, script = _decide(sums, letters, hint_codes, class_codes, of_script, model.scale)
+    best, script = _decide(sums + model.bias, letters, hint_codes, class_codes, of_script, model.scale)
     found = pl.Series("lang", [*map(_iso, model.classes), None], dtype=pl.String).gather(best)
     owner = pl.Series([_OWNERS.get(name) for name in (*SCRIPTS, "latin")], dtype=pl.String).gather(script)
     untold = hints.is_not_null() & pl.Series(hint_codes < 0)  # a tag that the model does not know

@@ -34,7 +34,7 @@ _LONGEST = 5  # characters of an n-gram
 
 @dataclass(frozen=True)
 class Model:
-    """Weights, int8 (buckets, classes): hundredths of a nat, or tenths, as `scale` says."""
+    """Weights, int8 (buckets, classes), and a bias per class; a weight of `scale` is one nat."""
 
     weights: npt.NDArray[np.int8]
     classes: tuple[str, ...]
@@ -60,12 +60,13 @@ def load_model(name: str) -> Model:
         )
 
 
-def scores(texts: pl.Series, model: Model) -> tuple[Ints, Ints]:
-    """Sums of weights, shape (texts, classes), and letters by script, shape (texts, len(SCRIPTS) + 1)."""
+def scores(texts: pl.Series, model: Model) -> tuple[Ints, Ints, Ints]:
+    """Sums of weights, shape (texts, classes), without the bias; how many there were; letters by script.
+
+    Letters have shape (texts, len(SCRIPTS) + 1), the last column for Latin.
+    """
     content, offsets = text_bytes(texts)
-    return _scores(
-        content, offsets, model.weights, model.bias, model.shortest, model.longest, model.letters_only, _STARTS, _ENDS
-    )
+    return _scores(content, offsets, model.weights, model.shortest, model.longest, model.letters_only, _STARTS, _ENDS)
 
 
 def text_bytes(texts: pl.Series) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -87,15 +88,14 @@ def _scores(
     content: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
     weights: npt.NDArray[np.int8],
-    bias: Ints,
     shortest: int,
     longest: int,
     letters_only: bool,
     starts: npt.NDArray[np.int64],
     ends: npt.NDArray[np.int64],
-) -> tuple[Ints, Ints]:
+) -> tuple[Ints, Ints, Ints]:
     texts, classes = len(offsets) - 1, weights.shape[1]
-    sums = np.zeros((texts, classes), np.int32)
+    sums, counts = np.zeros((texts, classes), np.int32), np.zeros(texts, np.int32)
     scripts = np.zeros((texts, len(starts) + 1), np.int32)
     found = np.empty(_room(offsets, shortest, longest), np.int64)
     for text in range(texts):
@@ -103,13 +103,13 @@ def _scores(
             content, offsets[text], offsets[text + 1], len(weights), shortest, longest, letters_only, found,
             scripts[text], starts, ends,
         )  # fmt: skip
+        counts[text] = count
         row = sums[text]
-        row[:] = bias
         for one in range(count):
             weight = weights[found[one]]
             for column in range(classes):
                 row[column] += weight[column]
-    return sums, scripts
+    return sums, counts, scripts
 
 
 @compiled
@@ -168,13 +168,13 @@ def _features(
     while at <= end:
         point = 0
         if at < end:
-            point, width = _code_point(content, at)
-            if run == 1 and _is_skipped(content, at, end, letters_only):
+            point, width = code_point(content, at)
+            if run == 1 and is_skipped(content, at, end, letters_only):
                 while at < end and content[at] > 32:
                     at += 1
                 continue
             at += width
-            point = _folded(point, letters_only)
+            point = folded(point, letters_only)
         else:
             at += 1
         if point == 0 and run == 1:
@@ -202,26 +202,26 @@ def _features(
 
 @compiled
 def _bucket(value: np.uint64, size: int) -> int:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014), shortened, to a power of two."""
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014), shortened; `size` is a power of two."""
     mixed = (value ^ (value >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    return int((mixed >> np.uint64(40)) & np.uint64(size - 1))
+    return int(np.int64((mixed >> np.uint64(40)) & np.uint64(size - 1)))
 
 
 @compiled
-def _code_point(content: npt.NDArray[np.uint8], at: int) -> tuple[int, int]:
+def code_point(content: npt.NDArray[np.uint8], at: int) -> tuple[int, int]:
     """The character of valid UTF-8 that begins at `at`, and its bytes."""
-    first = int(content[at])
+    first = int(np.int64(content[at]))
     if first < 0x80:
         return first, 1
     width = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
     point = first & (0x7F >> width)
     for place in range(1, width):
-        point = (point << 6) | int(content[at + place] & 0x3F)
+        point = (point << 6) | int(np.int64(content[at + place] & 0x3F))
     return point, width
 
 
 @compiled
-def _is_skipped(content: npt.NDArray[np.uint8], at: int, end: int, hashtags: bool) -> bool:
+def is_skipped(content: npt.NDArray[np.uint8], at: int, end: int, hashtags: bool) -> bool:
     """Whether a handle, a link, or (where `hashtags`) a hashtag begins here."""
     first = content[at]
     if first == 64 or (first == 35 and hashtags):
@@ -242,7 +242,7 @@ def _script(point: int, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int6
 
 
 @compiled
-def _folded(point: int, letters_only: bool) -> int:
+def folded(point: int, letters_only: bool) -> int:
     """Lower case of a letter by Unicode's block layout; 0 between words. Digits are all alike, where they count."""
     if point < 0x80:
         if 97 <= point <= 122:
@@ -272,8 +272,16 @@ def _folded(point: int, letters_only: bool) -> int:
         return point + 80
     if 0x1E00 <= point <= 0x1EFF:
         return point | 1
-    if letters_only and (
-        0x300 <= point < 0x370 or 0x2000 <= point < 0x3040 or 0xE000 <= point < 0xFE10 or point >= 0x1F000
-    ):
-        return 0  # combining marks, punctuation and symbols, private use, emoji
+    if letters_only and point >= 0x300 and _is_between_letters(point):
+        return 0
     return point
+
+
+@compiled
+def _is_between_letters(point: int) -> bool:
+    """Combining marks, punctuation and symbols, private use, full-width punctuation, emoji."""
+    if point < 0x3040:
+        return point < 0x370 or point >= 0x2000
+    if point < 0xFF66:
+        return 0xE000 <= point < 0xFE70 or 0xFF00 <= point < 0xFF21 or 0xFF3A < point < 0xFF41 or point > 0xFF5A
+    return point >= 0x1F000

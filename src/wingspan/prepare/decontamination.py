@@ -1,0 +1,195 @@
+"""Texts of evaluation sets must not be learned from: an index of their word n-grams, and who has one of them.
+
+A text is hashed as its runs of eight words, in lower case, without links, handles and punctuation; a text of four
+to seven words as a whole, so that short items and short posts are found where they are equal. In scripts without
+spaces each character is a word. Linear in the words; the index is sorted hashes and a bitmap before them.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from wingspan.errors import InputError
+from wingspan.prepare.compiled import compiled
+from wingspan.prepare.ngrams import code_point, folded, is_skipped, text_bytes
+
+WORDS = 8
+_FEWEST = 4
+_BITMAP = 1 << 22
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class EvaluationIndex:
+    """Sorted n-gram hashes, and for each the item that has it first; `items` are their names."""
+
+    hashes: Hashes
+    item_of: npt.NDArray[np.int32]
+    items: npt.NDArray[np.str_]
+    bitmap: npt.NDArray[np.uint8]
+
+    @classmethod
+    def open(cls, path: Path) -> EvaluationIndex:
+        """What `write` wrote."""
+        with np.load(path) as data:
+            hashes = data["hashes"]
+            bitmap = np.zeros(_BITMAP, np.uint8)
+            bitmap[(hashes % np.uint64(_BITMAP)).astype(np.int64)] = 1
+            return cls(hashes, data["item_of"], data["items"], bitmap)
+
+    def find(self, texts: pl.Series) -> pl.Series:
+        """For each text the name of an item that shares a run of words with it, null for none."""
+        found = _find(*text_bytes(texts), self.hashes, self.item_of, self.bitmap)
+        return pl.Series("item", self.items).gather(pl.Series(found).replace(-1, None))
+
+
+def write_index(files: Sequence[tuple[str, Path]], target: Path) -> None:
+    """Write the index (.npz) of named files, of which every string counts.
+
+    JSON (lines), CSV, TSV, Parquet or text, also gzipped. Raises InputError for a file in which there is no text.
+    """
+    items: list[str] = []
+    texts: list[str] = []
+    owners: list[int] = []
+    for name, path in files:
+        before = len(texts)
+        for number, strings in enumerate(_items(path), 1):
+            items.append(f"{name}#{number}")
+            texts += strings
+            owners += [len(items) - 1] * len(strings)
+        if len(texts) == before:
+            raise InputError("the evaluation set has no text", where=path, remedy="Name a JSON Lines, CSV or text file")
+    hashes, text_of = _grams(*text_bytes(pl.Series(texts, dtype=pl.String)))
+    first, at = np.unique(hashes, return_index=True)
+    np.savez(target, hashes=first, item_of=np.array(owners, np.int32)[text_of[at]], items=np.array(items, np.str_))
+
+
+def _items(path: Path) -> Iterator[list[str]]:
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        for row in pl.read_parquet(path).iter_rows(named=True):
+            yield list(_strings(row))
+        return
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
+        if name.endswith((".jsonl", ".ndjson")):
+            yield from (list(_strings(json.loads(line))) for line in stream if line.strip())
+        elif name.endswith(".json"):
+            content = json.load(stream)
+            yield from (list(_strings(one)) for one in (content if isinstance(content, list) else [content]))
+        elif name.endswith((".csv", ".tsv")):
+            yield from csv.reader(stream, delimiter="\t" if name.endswith(".tsv") else ",")
+        else:
+            yield from ([line] for line in stream)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _strings(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _strings(one)
+
+
+@compiled
+def _words(content: npt.NDArray[np.uint8], at: int, end: int, words: Hashes) -> int:
+    """Write the hashes of a text's words to `words`; returns how many."""
+    count, word, begins = 0, np.uint64(0), True
+    while at <= end:
+        point, width = 0, 1
+        if at < end:
+            if begins and is_skipped(content, at, end, False):
+                while at < end and content[at] > 32:
+                    at += 1
+                continue
+            point, width = code_point(content, at)
+            digit = 48 <= point <= 57
+            begins = point <= 32
+            point = point if digit else folded(point, True)
+        alone = 0xE00 <= point < 0xE80 or 0x3040 <= point < 0xA000
+        if word and (point == 0 or alone):
+            words[count] = word
+            count += 1
+            word = np.uint64(0)
+        if point:
+            word = (word + np.uint64(point)) * np.uint64(0x9E3779B97F4A7C15)
+            if alone:
+                words[count] = word
+                count += 1
+                word = np.uint64(0)
+        at += width
+    return count
+
+
+@compiled
+def _gram(words: Hashes, start: int, length: int) -> np.uint64:
+    value = np.uint64(length)
+    for place in range(start, start + length):
+        value = (value ^ words[place]) * np.uint64(0xBF58476D1CE4E5B9)
+        value ^= value >> np.uint64(31)
+    return value
+
+
+@compiled
+def _most(offsets: npt.NDArray[np.int64]) -> int:
+    most = 0
+    for text in range(len(offsets) - 1):
+        most = max(most, offsets[text + 1] - offsets[text])
+    return most + 2
+
+
+@compiled
+def _grams(content: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int32]]:
+    """All n-gram hashes of these texts, and the text that each is from."""
+    words = np.empty(_most(offsets), np.uint64)
+    hashes = np.empty(offsets[-1] - offsets[0] + len(offsets), np.uint64)
+    texts = np.empty(len(hashes), np.int32)
+    total = 0
+    for text in range(len(offsets) - 1):
+        count = _words(content, offsets[text], offsets[text + 1], words)
+        length = min(count, WORDS)
+        if length < _FEWEST:
+            continue
+        for start in range(count - length + 1):
+            hashes[total], texts[total] = _gram(words, start, length), text
+            total += 1
+    return hashes[:total], texts[:total]
+
+
+@compiled
+def _find(
+    content: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    known: Hashes,
+    item_of: npt.NDArray[np.int32],
+    bitmap: npt.NDArray[np.uint8],
+) -> npt.NDArray[np.int32]:
+    """The item with which each text first shares an n-gram, -1 for none."""
+    found = np.full(len(offsets) - 1, -1, np.int32)
+    words = np.empty(_most(offsets), np.uint64)
+    for text in range(len(found)):
+        count = _words(content, offsets[text], offsets[text + 1], words)
+        length = min(count, WORDS)
+        if length < _FEWEST:
+            continue
+        for start in range(count - length + 1):
+            value = _gram(words, start, length)
+            if bitmap[np.int64(value % np.uint64(len(bitmap)))]:
+                at = np.searchsorted(known, value)
+                if at < len(known) and known[at] == value:
+                    found[text] = item_of[at]
+                    break
+    return found
