@@ -76,7 +76,9 @@ def _whole_lines(member: Member) -> Iterator[list[bytes]]:
     chunks = member.chunks()
     rest, too_long = b"", False
     for chunk in _within(chunks, *member.part) if member.part else chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
+        whole = chunk.split(b"\n")
+        whole[0] = rest + whole[0]
+        rest = whole.pop()
         if too_long and whole:
             whole[0], too_long = DAMAGED, False
         if len(rest) > MAX_RECORD:

@@ -18,6 +18,7 @@ nothing but its bytes, so a unit that was finished need not be read again: `Unit
 from __future__ import annotations
 
 import difflib
+import gc
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -140,13 +141,28 @@ def _parts(member: Member) -> list[Member]:
 def read_unit(unit: Unit) -> Iterator[ReadBatch]:
     """The batches of a unit, and what kept the rest of it from being read."""
     member = replace(unit.member, problems=[])
-    yield from reader_named(unit.source.reader).read(unit.source, member)
+    batches = iter(()) if member.refusal else reader_named(unit.source.reader).read(unit.source, member)
+    while (batch := _next_uncollected(batches)) is not None:
+        yield batch
+    if member.refusal:
+        member.problems.append(member.refusal)
     for problem in member.problems:
         nothing = POST_SCHEMA.empty_table()
         if problem in (BOMB, ENCRYPTED, LINK, UNSAFE):
             yield ReadBatch(nothing, refused={f"file: {problem}": 1})
         else:
             yield ReadBatch(nothing, damaged=1)
+
+
+def _next_uncollected(batches: Iterator[ReadBatch]) -> ReadBatch | None:
+    """The next batch, made while the cycle collector rests: it takes a quarter of the time, and records have no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return next(batches, None)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_posts(source: PostSource, path: Path) -> Iterator[ReadBatch]:

@@ -45,9 +45,9 @@ class Media(msgspec.Struct, gc=False):
 class Entities(msgspec.Struct, gc=False):
     """What stands in a text."""
 
-    urls: list[Url] | None = None
-    user_mentions: list[Mention] | None = None
-    media: list[Media] | None = None
+    urls: tuple[Url, ...] | None = None
+    user_mentions: tuple[Mention, ...] | None = None
+    media: tuple[Media, ...] | None = None
 
 
 class User(msgspec.Struct, gc=False):

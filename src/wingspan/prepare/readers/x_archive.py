@@ -200,7 +200,7 @@ def _notes(member: Member) -> dict[str, list[Extended]]:
     notes: dict[str, list[Extended]] = {}
     for item in _beside(member, r"note-tweet(?:-part\d+)?\.js", NoteItem):
         note = item.note_tweet
-        urls = [Url(one.short_url, one.expanded_url) for one in note.core.urls]
+        urls = tuple(Url(one.short_url, one.expanded_url) for one in note.core.urls)
         whole = Extended(html.escape(note.core.text, quote=False), Entities(urls))  # as all other texts are
         notes.setdefault(note.created_at[:19], []).append(whole)
     return notes
