@@ -148,6 +148,11 @@ def cached(spec: str) -> Path | None:
     return _folder(name) / spec.removeprefix(_PREFIX).partition("/")[2]
 
 
+def converted_folder(name: str) -> Path:
+    """Where an open model lies as a Hugging Face folder once it was used."""
+    return cache_folder() / "models" / f"{name}-{OPEN_MODELS[name].version}"
+
+
 def _folder(name: str) -> Path:
     asset = (OPEN_MODELS | OPEN_DATA)[name]
     return cache_folder() / "assets" / f"{name}-{asset.version}"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from wingspan.assets import OPEN_MODELS, asset_name, cache_folder, fetch
+from wingspan.assets import OPEN_MODELS, asset_name, converted_folder, fetch
 from wingspan.errors import InputError, WorkError
 from wingspan.model.chat import TEMPLATE
 from wingspan.model.checkpoint import open_folder
@@ -60,7 +60,7 @@ def open_model_folder(spec: str, base: Path = Path()) -> Path:
         return path if path.is_absolute() else base / path
     if name not in OPEN_MODELS:
         raise InputError(f"'{name}' is not a model", where=spec, remedy=f"Models: {', '.join(OPEN_MODELS)}")
-    folder = cache_folder() / "models" / f"{name}-{OPEN_MODELS[name].version}"
+    folder = converted_folder(name)
     if folder.is_dir():
         return folder
     source = next(fetch(name).glob("*.gguf"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from wingspan import assets
 from wingspan.figures import predicted
 from wingspan.model.shape import ModelShape
 from wingspan.plan import memory as memory_of
@@ -22,10 +23,11 @@ from wingspan.plan.network import network_of
 from wingspan.project import Layout, Optimizer, Project
 from wingspan.units import GIB
 
-_START_S = 4.0  # import torch, open the checkpoint
+_START_S, _EVALUATE_START_S = 1.5, 3.0  # make the model, open the data; import the evaluation harness
 _PREPARE_START_S = 2.5  # import Polars and the tokenizer
+_CONVERTED_PARAMETERS_PER_S = 1.4e7  # an open model becomes a Hugging Face folder once, matrix by matrix
 _PREPARE_S_PER_DOCUMENT = 3.5e-4  # read, clean, detect the language, deduplicate, tokenise
-_STEP_OVERHEAD_S = 0.1  # loader, clipping, metrics, ledger
+_STEP_OVERHEAD_S = 0.03  # loader, clipping, metrics, ledger
 _DISK_BYTES_PER_S = 5.5e8  # of a checkpoint, written with fsync and hashed
 _POST_TOKENS = 22.0  # of one microblog post
 _DIALOGUE_TOKENS, _GROUNDED_TOKENS, _LABEL_TOKENS = 40.0, 180.0, 50.0  # of one conversation of each kind
@@ -35,11 +37,12 @@ _SUPERVISED = 0.2  # share of a conversation's tokens that the assistant says; o
 _FORWARD_SHARE = 0.2  # of a training step's time per token: scoring keeps nothing for a backward pass
 _QUESTION_TOKENS = 400.0  # system prompt, posts and question
 _ANSWER_TOKENS = 60.0  # that an answer takes before it ends
-_DECODE_BANDWIDTH, _TOGETHER = 0.5, 2.5  # of memory bandwidth that decoding reaches, for answers written together
+_DECODE_BANDWIDTH, _TOGETHER = 0.5, 5.0  # of memory bandwidth that decoding reaches, for answers written together
+_ANSWERS_TOGETHER, _SCORED_TOGETHER = 32, 512  # answers whose keys and values are held, tokens whose logits are
 _CHOICE_TOKENS = 16.0  # of a dialogue's prompt, and of each reply scored after it
 _SENTIMENT_TOKENS = 60.0  # prompt with one post and the labels after it
-_IMPORTED_GIB = 0.55  # resident size of torch, transformers and what they load
-_PREPARE_GIB = 0.45  # Polars, the tokenizer and the detector of languages
+_EVALUATE_GIB = 0.85  # resident size of torch, transformers, the evaluation harness and what they load
+_PREPARE_GIB = 0.5  # Polars, the tokenizer and the detector of languages
 _TIME_ERROR = {"prepare": 0.6, "train": 0.35, "align": 0.4, "evaluate": 0.6}
 _MEMORY_ERROR = {"prepare": 0.4, "train": 0.3, "align": 0.3, "evaluate": 0.35}
 
@@ -94,7 +97,7 @@ def predict_stages(
     """{stage: {wall_s, peak_memory_bytes}} as Figures in JSON; `documents` are the posts to prepare, where known."""
     machine = _Machine(project, shape, layout, measurement)
     costs = {
-        "prepare": _prepare(project, documents),
+        "prepare": _prepare(project, shape, documents),
         "train": _train(machine),
         "align": _align(machine),
         "evaluate": _evaluate(machine),
@@ -113,9 +116,14 @@ def _time_error(stage: str, documents: int | None) -> float:
     return 0.95 if stage == "prepare" and documents is None else _TIME_ERROR[stage]
 
 
-def _prepare(project: Project, documents: int | None) -> tuple[float, float]:
+def _prepare(project: Project, shape: ModelShape, documents: int | None) -> tuple[float, float]:
+    """Documents, and where the model to start from is an open one that was never used here, its conversion."""
     made = project.prepare.grounded_dialogues + project.prepare.label_dialogues
-    return _PREPARE_START_S + _PREPARE_S_PER_DOCUMENT * ((documents or 0) + made), _PREPARE_GIB * GIB
+    seconds = _PREPARE_START_S + _PREPARE_S_PER_DOCUMENT * ((documents or 0) + made)
+    name = assets.asset_name(project.model.start)
+    if name is None or assets.converted_folder(name).is_dir():
+        return seconds, _PREPARE_GIB * GIB
+    return seconds + shape.parameters / _CONVERTED_PARAMETERS_PER_S, _PREPARE_GIB * GIB + 4.0 * shape.parameters
 
 
 def _train(machine: _Machine) -> tuple[float, float]:
@@ -151,7 +159,17 @@ def _evaluate(machine: _Machine) -> tuple[float, float]:
     token_s = machine.weights_bytes / (_DECODE_BANDWIDTH * _TOGETHER * machine.measurement.memory_bytes_per_s)
     written = evaluate.citation_questions * _ANSWER_TOKENS * token_s
     seconds = _START_S + 2 * (scored * machine.forward_s_per_token + written)
-    return seconds, _IMPORTED_GIB * GIB + 2 * machine.weights_bytes + 0.5 * GIB
+    return seconds, _EVALUATE_GIB * GIB + 2 * machine.weights_bytes + _asking_bytes(
+        machine.shape, evaluate.answer_tokens
+    )
+
+
+def _asking_bytes(shape: ModelShape, answer_tokens: int) -> float:
+    """Logits of a scoring pass in fp32, three times over; keys, values and one block's values of a round of answers."""
+    logits = 3 * 4.0 * _SCORED_TOGETHER * shape.vocab
+    cached = 2 * shape.layers * shape.kv_heads * shape.head_dim * (_QUESTION_TOKENS + answer_tokens)
+    block = 4 * (shape.hidden + max(shape.ffn, shape.expert_ffn)) * _QUESTION_TOKENS
+    return logits + 2.0 * _ANSWERS_TOGETHER * (cached + block)
 
 
 def training_tokens(project: Project, shape: ModelShape) -> int:

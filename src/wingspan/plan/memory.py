@@ -40,8 +40,8 @@ ITEMS = (
     "fragmentation",
 )
 
-_CONTEXT_CPU = 0.45 * GIB  # resident size of a Python process that has imported torch and transformers
-_FRAGMENTATION_CPU = 0.35  # of what comes and goes: malloc gives little back to the system between sizes
+_CONTEXT_CPU = 0.7 * GIB  # resident size of a process that has trained something tiny with torch and transformers
+_FRAGMENTATION_CPU = 0.1  # of what comes and goes: malloc gives little back to the system between sizes
 _LINKS_GB_S = 300.0  # of an A100, on which NCCL opens 24 channels; it opens more where there are more links
 _FP32 = 1  # index into grid.PRECISION
 
