@@ -12,11 +12,11 @@ from wingspan.plan.chips import Chip, catalogue
 from wingspan.plan.grid import Grid, Workload
 from wingspan.plan.layouts import Problem, choose, problem_of
 from wingspan.plan.network import Network
+from wingspan.plan.search import COMPUTING
 from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
 from wingspan.project import Fleet, Layout
 
 STEP_ERROR, MEMORY_ERROR = 0.38, 0.52  # half-widths of the 90% bands, from the back-test (docs/plan.md)
-_COMPUTING = ("matmul", "attention", "elementwise", "recompute", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Priced:
 
 def busy_share(step: dict[str, float]) -> float:
     """Share of a step in which the device computes rather than waits."""
-    return sum(step[name] for name in _COMPUTING) / sum(step.values())
+    return sum(step[name] for name in COMPUTING) / sum(step.values())
 
 
 def dated(source: str, date: str) -> str:
@@ -184,6 +184,8 @@ def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, 
         "cost_owned": priced.run.cost_owned,
         "price_source": chip.price_source,
         "price_date": chip.price_date,
+        "purchase_source": dated(chip.purchase_source, chip.purchase_date),
+        "power_source": chip.wall_source,
         "watts_per_device": priced.run.watts_per_device,
         "layout": choice.layout.model_dump(mode="json"),
     }

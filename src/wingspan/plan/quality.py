@@ -12,7 +12,7 @@ from typing import Any
 from wingspan.figures import Figure
 
 _TRAINED_ON = (6e18, 1e22)  # FLOPs of the runs that the loss laws were fitted to
-_TOKEN_BYTES = 4.2  # of text per token, English with a large vocabulary
+_FILE_BYTES_PER_TOKEN = 5.9  # of posts in text files: about 130 bytes with their ids, 22 tokens each
 _HALF_LIFE_TOKENS, _HALF_LIFE_PARAMETERS = 15.39, 5.31  # R* of repeated tokens and of spare parameters
 _CROWDING = 1.645  # standard deviations of a 90% band
 
@@ -89,7 +89,7 @@ def quality(
 
     `active` are the parameters that a token meets; `text_bytes` of posts are known where they lie on this machine.
     """
-    available = text_bytes / _TOKEN_BYTES if text_bytes else None
+    available = text_bytes / _FILE_BYTES_PER_TOKEN if text_bytes else None
     laws = [(law.name, law.optimum(flops)) for law in (REFIT, CHINCHILLA)]
     laws.append(("Llama 3 (arXiv 2407.21783)", llama3_optimum(flops)))
     needed: dict[str, Any] = {"needed": tokens, "available": available}

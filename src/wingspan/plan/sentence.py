@@ -16,10 +16,10 @@ def sentence(plan: dict[str, Any]) -> str:
         seconds = sum(stage["wall_s"]["value"] for stage in stages.values())
         memory = max(stage["peak_memory_bytes"]["value"] for stage in stages.values())
         return f"{what}: about {duration(seconds)} on this machine for all stages, with {size(memory)} of memory."
-    days = duration(fleet["days"]["value"] * 86400)
+    days = fleet["days"]
     cost = f" and {money(fleet['cost']['value'])}" if "cost" in fleet else ""
     energy = f", {fleet['energy_mwh']['value']:,.0f} MWh" if "energy_mwh" in fleet else ""
     return (
-        f"{what}: {days}{cost}{energy} on {fleet['devices']:,} x {fleet['device']}, "
-        f"at {fleet['mfu']['value']:.0%} of their peak."
+        f"{what}: {duration(days['value'] * 86400)} ({days['low']:,.3g} to {days['high']:,.3g}){cost}{energy} "
+        f"on {fleet['devices']:,} x {fleet['device']}, at {fleet['mfu']['value']:.0%} of their peak."
     )
