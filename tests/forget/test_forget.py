@@ -29,7 +29,7 @@ from wingspan.prepare.pseudonyms import pseudonymiser
 from wingspan.progress import SilentProgress
 from wingspan.stages import perform, stage_spec, state
 from wingspan.status import describe
-from wingspan.workspace import MANIFEST, Run, StageContext, lock, open_run, run_stage
+from wingspan.workspace import MANIFEST, Run, StageContext, artefact_hash, lock, open_run, run_stage
 
 KEY = "the key of a test"
 PSEUDONYM = pseudonymiser(hashlib.sha256(KEY.encode()).digest())
@@ -101,7 +101,7 @@ def copied(run: Run, folder: Path, stages: tuple[str, ...] = ()) -> Run:
 
 def ask(run: Run, request: str, **options: Any) -> Answer:
     with lock(run, "test"):
-        return forget(run, request, PSEUDONYM, **options)
+        return forget(run, request.splitlines(), PSEUDONYM, **options)
 
 
 def posts_of(run: Run) -> pl.DataFrame:
@@ -161,6 +161,7 @@ def test_an_author_is_nowhere_afterwards_and_every_stage_still_holds(run: Run) -
     ]
     assert not (run.folder / "report.html").exists()
     (index,) = (run.folder / "serve").glob("posts-*.sqlite")
+    assert index.name == f"posts-{artefact_hash(run, 'prepare/posts')[:16]}.sqlite"  # where a server looks for it
     assert len(PostIndex(index)) == len(others)
     assert not any(text.encode() in index.read_bytes() for text in texts)
 
@@ -195,6 +196,14 @@ def test_the_ledger_names_exactly_the_steps_that_learned_from_it(run: Run) -> No
         (base, *_) = ask(run, f"post:{training['post_id'][row]}", dry_run=True).models
         assert (base.model, base.learned, base.steps, base.certain) == ("train/base", 1, len(steps), True)
         assert (base.first_step, base.last_step) == (steps[0], steps[-1])
+
+
+def test_many_are_forgotten_in_one_change(run: Run) -> None:
+    posts = posts_of(run)["post_id"].sample(20, seed=1).to_list()
+    answer = ask(run, "\n".join(f"post:{one}" for one in posts))
+    assert answer.removed["posts"] == 20
+    assert not set(posts) & set(posts_of(run)["post_id"])
+    assert len((run.folder / "forgotten.jsonl").read_text().splitlines()) == 1
 
 
 def test_held_out_posts_were_learned_by_no_model(run: Run) -> None:
@@ -270,19 +279,19 @@ def test_a_later_preparation_leaves_it_out(run: Run) -> None:
 def test_asked_again_the_answer_is_the_same_and_of_a_new_model_nothing_is_said(run: Run) -> None:
     first = ask(run, prolific(run))
     files = everything(run.folder)
-    again = ask(run, first.request)
+    again = ask(run, *first.requests)
     assert asdict(again) | {"proof": ""} == asdict(first) | {"proof": ""}
     assert everything(run.folder) == files
     manifest = json.loads((run.folder / "train" / MANIFEST).read_text())
     (run.folder / "train" / MANIFEST).write_text(json.dumps(manifest | {"finished_at": "2999-01-01T00:00:00Z"}))
-    assert "train/base" not in [one.model for one in ask(run, first.request).models]
+    assert "train/base" not in [one.model for one in ask(run, *first.requests).models]
 
 
 def test_a_dry_run_changes_nothing(run: Run) -> None:
     files = everything(run.folder)
     answer = ask(run, prolific(run), dry_run=True)
     assert everything(run.folder) == files
-    assert answer.removed == ask(run, answer.request).removed
+    assert answer.removed == ask(run, *answer.requests).removed
 
 
 @pytest.mark.parametrize("request_", ["", "# nobody", "domain:example.org", "https://example.org/*"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,10 @@ from wingspan.errors import InputError
 @command(app, panel=RUN)
 def forget(
     request: Annotated[
-        str, typer.Argument(metavar="POST|AUTHOR", help="Id of a post or an author; post:ID or author:ID to be exact.")
+        str,
+        typer.Argument(
+            metavar="POST|AUTHOR", help="Id of a post or an author; post:ID or author:ID to be exact; -: lines of them."
+        ),
     ],
     project: ProjectPath = Path("."),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; change nothing.")] = False,
@@ -40,7 +44,8 @@ def forget(
     run = find_run(folder, overrides or ())  # with the overrides that it was begun with
     with lock(run, "wingspan forget"):
         had_report = (run.folder / "report.html").is_file()
-        answer = forget(run, request, pseudonymiser(pseudonym_key()), dry_run=dry_run)
+        lines = sys.stdin if request == "-" else [request]
+        answer = forget(run, lines, pseudonymiser(pseudonym_key()), dry_run=dry_run)
         if had_report and not dry_run:
             write_report(run)
     if json_:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from wingspan.prepare.tombstones import Tombstones
@@ -50,8 +51,8 @@ def _base(run: Run, stones: Tombstones, folder: str, model: str) -> list[Learned
     manifest = run.manifest("train") if folder == "train" else None
     if manifest is not None and manifest["inputs"][_TOKENS] != artefact_hash(run, _TOKENS):
         return [Learned(model, 0, 0, None, None, certain=False)]
-    documents = _documents(run.folder / _TOKENS, stones)
-    if not documents.size:
+    documents, learned = _documents(run.folder / _TOKENS, stones)
+    if not learned:
         return []
     from wingspan.train.data import open_split  # loads torch, which a run without a model does not need
     from wingspan.train.seen import steps_that_learned
@@ -59,15 +60,17 @@ def _base(run: Run, stones: Tombstones, folder: str, model: str) -> list[Learned
     posts = open_split(run.folder / _TOKENS, "train", verify=False)
     settings = manifest["settings"]["train"] if manifest else run.project.train.model_dump()
     steps = steps_that_learned(ledger, posts, documents, settings["sequence"], run.project.project.seed)
-    return [Learned(model, int(documents.size), len(steps), steps[0], steps[-1])] if steps else []
+    return [Learned(model, learned, len(steps), steps[0], steps[-1])] if steps else []
 
 
-def _documents(tokens: Path, stones: Tombstones) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Their numbers among the documents to train on."""
+def _documents(tokens: Path, stones: Tombstones) -> tuple[npt.NDArray[np.int64], int]:
+    """Their numbers among the documents to train on, and how many posts they are: a mixture may repeat some."""
     shards = json.loads((tokens / "index.json").read_text())["splits"]["train"]
-    names = [tokens / Path(shard["file"]).with_suffix(".documents.parquet") for shard in shards]
-    gone = [stones.of_posts(pl.read_parquet(name, columns=["post_id"])["post_id"]).is_not_null() for name in names]
-    return pl.concat(gone).arg_true().cast(pl.Int64).to_numpy() if gone else np.empty(0, dtype=np.int64)
+    files = [tokens / Path(shard["file"]).with_suffix(".documents.parquet") for shard in shards]
+    names = [pl.read_parquet(file, columns=["post_id"])["post_id"] for file in files]
+    gone = [stones.of_posts(one).is_not_null() for one in names]
+    found = {name for one, hits in zip(names, gone, strict=True) for name in one.filter(hits)}
+    return np.flatnonzero(np.concatenate([np.empty(0, np.bool_), *(one.to_numpy() for one in gone)])), len(found)
 
 
 def _assistant(run: Run, stones: Tombstones, through: str) -> Learned | None:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,34 +40,37 @@ _DERIVED = ("report.html", ".prepare.partial", ".prepare.old", ".evaluate.partia
 class Answer:
     """What a request came to: what was removed, the proof, and the models that learned from it and keep it."""
 
-    request: str
+    requests: tuple[str, ...]  # lines as of an opt-out list
     at: str  # UTC
     removed: dict[str, int]  # rows of posts, conversations, labels, ..., links to them, tokens, entries of samples
     models: tuple[Learned, ...]
     proof: dict[str, int]  # files and ids searched afterwards, and forgotten ids found
 
 
-def forget(run: Run, request: str, pseudonym: Callable[[str], str], *, dry_run: bool = False) -> Answer:
-    """Remove a post or an author (a line as in an opt-out list) from a run; the caller holds its lock.
+def forget(run: Run, lines: Iterable[str], pseudonym: Callable[[str], str], *, dry_run: bool = False) -> Answer:
+    """Remove posts and authors (lines as of an opt-out list) from a run; the caller holds its lock.
 
     Stages that were done stay done: they hold what they would make now. Killed at any instant, the same request ends
-    the same. Raises InputError for an empty request and for another pseudonym key than that of the posts.
+    the same. Raises InputError for a line that names neither and for another pseudonym key than that of the posts.
     """
-    request = request.strip()
-    if not read_list([request])[0]:
-        raise InputError(f"'{request}' names no post and no author", remedy="Patterns go into prepare.opt_outs")
+    requests = tuple(line.strip() for line in lines if line.strip())
+    unclear = [line for line in requests if not read_list([line])[0]]
+    if unclear or not requests:
+        raise InputError(
+            f"'{(*unclear, '')[0]}' names no post and no author", remedy="Patterns go into the file of prepare.opt_outs"
+        )
     _check_key(run, pseudonym)
-    stones = Tombstones.build(as_notices([]), [request], (), pseudonym)
+    stones = Tombstones.build(as_notices([]), requests, (), pseudonym)
     posts = _posts(run)
     stones = stones.with_posts_of_authors(posts)
     models = tuple(models_that_learned(run, stones))
     if dry_run:
         with tempfile.TemporaryDirectory(dir=run.folder, prefix=".forget-") as draft:
-            return _draft(run, Path(draft), Answer(request, "", {}, models, {}), stones)
+            return _draft(run, Path(draft), Answer(requests, "", {}, models, {}), stones)
     _clear(run, posts["post_id"].filter(stones.of_posts(posts["post_id"]).is_not_null()))
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with amendment(run) as draft:
-        answer = _draft(run, draft, Answer(request, at, {}, models, {}), stones)
+        answer = _draft(run, draft, Answer(requests, at, {}, models, {}), stones)
     _keep_search(run)
     proof = prove(run.folder / "prepare", stones)
     return replace(answer, proof={name: proof[name] for name in ("files_searched", "ids_searched", "found")})
@@ -85,10 +88,11 @@ def _check_key(run: Run, pseudonym: Callable[[str], str]) -> None:
 
 
 def _posts(run: Run) -> pl.DataFrame:
-    """Ids and authors of all posts of the run."""
-    files = sorted((run.folder / "prepare/posts").glob("*.parquet"))
-    frames = [pl.read_parquet(file, columns=["post_id", "author_id"]) for file in files]
-    return pl.concat(frames) if frames else pl.DataFrame(schema={"post_id": pl.String, "author_id": pl.String})
+    """Ids and authors of all posts that the run holds, samples of dropped ones too."""
+    columns = ["post_id", "author_id"]
+    files = sorted((run.folder / "prepare").rglob("*.parquet"))
+    frames = [pl.read_parquet(file, columns=columns) for file in files if {*columns} <= {*pl.read_parquet_schema(file)}]
+    return pl.concat([pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), *frames])
 
 
 def _clear(run: Run, post_ids: pl.Series) -> None:
@@ -116,8 +120,8 @@ def _draft(run: Run, draft: Path, answer: Answer, stones: Tombstones) -> Answer:
         removed += rewrite(run.stage(stage), draft / stage, stones)
     renew_index(run.folder / "prepare/tokens", draft / "prepare/tokens")
     _renew_manifests(run, draft)
-    requests = _requests(run)
-    earlier = [one for one in requests if one["request"] == answer.request]
+    answers = _answers(run)
+    earlier = [one for one in answers if one["requests"] == list(answer.requests)]
     if earlier and not removed:  # it was answered before, perhaps by a process that did not live to say so
         models = (Learned(**one) for one in earlier[-1]["models"])
         still = tuple(one for one in models if _made_before(run, one.model, earlier[-1]["at"]))
@@ -125,11 +129,11 @@ def _draft(run: Run, draft: Path, answer: Answer, stones: Tombstones) -> Answer:
     answer = replace(answer, removed=dict(sorted(removed.items())))
     path = draft / FORGOTTEN_LIST
     path.touch(mode=0o600)
-    path.write_text("".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in [*requests, asdict(answer)]), "utf-8")
+    path.write_text("".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in [*answers, asdict(answer)]), "utf-8")
     return answer
 
 
-def _requests(run: Run) -> list[dict[str, Any]]:
+def _answers(run: Run) -> list[dict[str, Any]]:
     path = run.folder / FORGOTTEN_LIST
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
 

@@ -244,5 +244,5 @@ def forgotten(run_folder: Path) -> pl.DataFrame:
     """Notices of what this run was asked to forget."""
     path = run_folder / FORGOTTEN_LIST
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    notices, _ = read_list(json.loads(line)["request"] for line in lines)
+    notices, _ = read_list(request for line in lines for request in json.loads(line)["requests"])
     return as_notices([(kind, name, FORGOTTEN, None, False) for kind, name, *_ in notices])
