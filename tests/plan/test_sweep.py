@@ -105,6 +105,14 @@ def test_money_without_a_price_asks_for_one() -> None:
     assert "price_per_device_hour" in caught.value.remedy
 
 
+def test_a_chip_without_a_network_sweeps_only_within_its_domain() -> None:
+    chip = chip_named("Trainium3")
+    sweep = Sweep(LLAMA_8B, Workload(8192, 512), 1e12, chip, Fleet(device=chip.name, devices=64))
+    assert sweep.over([64])[0]["used"] == 64
+    with pytest.raises(InputError, match="does not know network_gb_s"):
+        sweep.over([1024])
+
+
 def test_the_command_prints_a_table_or_one_document() -> None:
     arguments = ["plan", str(EXAMPLES / "frontier"), "--devices", "5000,10000", "--budget", "5M"]
     shown = CliRunner().invoke(app, arguments)

@@ -26,7 +26,7 @@ from wingspan.plan.search import Found, search
 from wingspan.project import Layout
 from wingspan.units import GIB, size
 
-__all__ = ["Choice", "Problem", "Space", "candidates", "check", "choose", "price", "problem_of"]
+__all__ = ["Choice", "Problem", "Space", "candidates", "check", "choose", "price", "problem_of", "require_known"]
 
 _CHUNK = 4096  # layouts priced at a time: their arrays stay in the processor's cache
 _FACTORS = tuple(2**power for power in range(1, 11))  # by which a fleet grows or a sequence shrinks
@@ -46,7 +46,7 @@ class Choice:
 
 def choose(problem: Problem, space: Space = TRAINABLE) -> Choice:
     """The fastest layout that fits. Raises InputError naming the binding limit and the smallest way out."""
-    _require_known(problem)
+    require_known(problem)
     found = search(problem, space)
     if not found.weighed:
         raise _nothing_divides(problem, space)
@@ -96,7 +96,7 @@ def why(problem: Problem, grid: Grid, best: int, other: int) -> str:
 
 def check(problem: Problem, layout: Layout) -> None:
     """Refuse a given layout that cannot be built or does not fit; raises InputError with the way out."""
-    _require_known(problem)
+    require_known(problem)
     for wrong, message, remedy in _rules(problem, layout):
         if wrong:
             raise InputError(message, where="[layout]", remedy=remedy)
@@ -176,7 +176,8 @@ def _common(a: int, b: int) -> list[int]:
     return [one for one in divisors(a) if b % one == 0]
 
 
-def _require_known(problem: Problem) -> None:
+def require_known(problem: Problem) -> None:
+    """Refuse a chip without the figures that its problem needs; raises InputError naming them."""
     chip, missing = problem.chip, list(problem.chip.missing)
     domain = fast_domain(chip, problem.devices_per_node)
     missing += ["domain_gb_s"] if domain > 1 and chip.domain_gb_s is None else []

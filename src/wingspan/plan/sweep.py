@@ -19,7 +19,7 @@ from wingspan.plan.chips import THIS_MACHINE, Chip, chip_named
 from wingspan.plan.fleet import STEP_ERROR, Priced, price_layout
 from wingspan.plan.grid import Workload, workload_of
 from wingspan.plan.laptop import training_tokens
-from wingspan.plan.layouts import candidates, price, problem_of
+from wingspan.plan.layouts import candidates, price, problem_of, require_known
 from wingspan.plan.network import Network, network_of
 from wingspan.plan.quality import REFIT
 from wingspan.project import Fleet, Project
@@ -96,6 +96,7 @@ class Sweep:
     def _with_batch(self, devices: int, batch: int) -> Priced | None:
         fleet = self.fleet.model_copy(update={"devices": devices})
         problem = problem_of(self.network, replace(self.workload, global_batch=batch), self.chip, fleet)
+        require_known(problem)
         grid = candidates(problem)
         seconds = price(problem, grid)
         if not np.isfinite(seconds).any():
