@@ -59,7 +59,7 @@ def test_what_is_no_list_of_devices_is_refused(text: str) -> None:
     assert caught.value.where == "--devices"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(counts=st.lists(st.integers(1, 3000), min_size=2, max_size=4, unique=True), batch=st.integers(1, 1000))
 def test_more_devices_are_never_slower(counts: list[int], batch: int) -> None:
     rows = sweep_of(batch=batch).over(sorted(counts))
