@@ -48,6 +48,8 @@ STAGES: tuple[StageSpec, ...] = (
         settings=("rights", "model", "prepare", "assistant"),
         reads=(),
         work="wingspan.prepare.stage:work",
+        resumable=True,
+        version=2,
         outside=_prepared_files,
     ),
     StageSpec(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wingspan.errors import InputError
@@ -18,10 +18,12 @@ from wingspan.knowledge.index import PostIndex
 from wingspan.knowledge.labels import LABEL_CLASSES, label_class, label_question
 from wingspan.prepare.conversations import Conversation, exchange
 from wingspan.prepare.dialogues import in_served_form, read_dialogues, split_dialogues
-from wingspan.prepare.forest import reply_chains, thread_conversations
+from wingspan.prepare.forest import conversations_of, reply_chains, thread_conversations
 from wingspan.prepare.grounded import grounded_conversations, quote, source_posts, topic_words
 from wingspan.prepare.labels import label_conversations
 from wingspan.project import DialogueSource
+
+from .flows import dataset, flow_in, rows
 
 POSTS = [
     f"{opening} the {subject} in {town}{closing}"
@@ -108,56 +110,69 @@ def test_a_quote_is_short_and_has_no_handle_link_or_bracket() -> None:
     assert long.endswith(("grows…", "wonderfully…"))
 
 
-def threads(rows: list[tuple[str, str | None, str, str]]) -> pl.DataFrame:
-    """Rows of (post, parent, author, split)."""
+def threads(rows: list[tuple[str, str | None, str]]) -> pl.DataFrame:
+    """Rows of (post, parent, author)."""
     columns = zip(*rows, strict=True)
-    posts, parents, authors, splits = (list(column) for column in columns)
+    posts, parents, authors = (list(column) for column in columns)
     return pl.DataFrame(
         {
             "post_id": posts,
             "parent_id": parents,
+            "quote_of": [None] * len(posts),
             "author_id": authors,
-            "split": splits,
             "text": [f"text of {post}" for post in posts],
             "likes": [0] * len(posts),
             "lang": ["en"] * len(posts),
             "source": ["s"] * len(posts),
         },
-        schema_overrides={"parent_id": pl.String},
+        schema_overrides={"parent_id": pl.String, "quote_of": pl.String},
     )
 
 
 def test_replies_become_turns_and_an_author_in_a_row_one_turn() -> None:
-    posts = threads(
-        [
-            ("1", None, "ann", "train"),
-            ("2", "1", "ann", "train"),
-            ("3", "2", "bob", "train"),
-            ("4", "3", "ann", "train"),
-            ("5", "gone", "cid", "train"),
-            ("6", "4", "bob", "held_out"),
-        ]
-    )
-    (one,) = thread_conversations(posts)
+    posts = threads([("1", None, "ann"), ("2", "1", "ann"), ("3", "2", "bob"), ("4", "3", "ann"), ("5", "gone", "cid")])
+    (one,) = conversations_of(posts, "train")
     assert [message["content"] for message in one.messages] == ["text of 3", "text of 4"]
     assert [message["role"] for message in one.messages] == ["user", "assistant"]
     assert one.post_ids == ("3", "4")
-    (whole,) = thread_conversations(posts.filter(pl.col("post_id") != "4"))
+    (whole,) = conversations_of(posts.filter(pl.col("post_id") != "4"), "train")
     assert whole.messages[0]["content"] == "text of 1\ntext of 2"
 
 
-@given(st.lists(st.integers(0, 40) | st.none(), max_size=40))
+def test_a_quote_answers_what_it_quotes_unless_it_replies_to_another_post() -> None:
+    posts = threads([("1", None, "ann"), ("2", None, "bob"), ("3", "gone", "cid")])
+    quoting = posts.with_columns(quote_of=pl.Series([None, "1", "1"], dtype=pl.String))
+    (one,) = conversations_of(quoting, "train")
+    assert one.post_ids == ("1", "2")
+
+
+parents = st.lists(st.integers(0, 40) | st.none(), min_size=1, max_size=40)
+
+
+@given(parents)
 def test_chains_use_a_post_at_most_once_and_follow_replies(parents: list[int | None]) -> None:
-    rows = [(str(n), None if at is None else str(at), str(n % 3), "train") for n, at in enumerate(parents)]
-    if not rows:
-        return
-    posts = threads(rows)
+    posts = threads([(str(n), None if at is None else str(at), str(n % 3)) for n, at in enumerate(parents)])
     chains = reply_chains(posts)
     used = [row for chain in chains for row in chain]
     assert len(used) == len(set(used))
     for chain in chains:
         for above, below in pairwise(chain):
             assert posts["parent_id"][below] == posts["post_id"][above]
+
+
+@pytest.mark.parametrize("most", [1 << 20, 8])
+@given(parents, st.integers(0, 40))
+@settings(max_examples=10, deadline=None)
+def test_trees_that_lie_over_many_parts_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, most: int, parents: list[int | None], cut: int
+) -> None:
+    posts = threads([(str(n), None if at is None else str(at), str(n % 3)) for n, at in enumerate(parents)])
+    flow = flow_in(tmp_path_factory.mktemp("flow"))
+    parts = dataset(flow, "posts", posts[:cut].to_arrow(), posts[cut:].to_arrow())
+    found = rows(thread_conversations(flow, "train", parts, most))
+    ids = {row["conversation_id"] for row in found}
+    assert len(ids) == len(found)
+    assert ids == {one.conversation_id for one in conversations_of(posts, "train")}
 
 
 def dialogues(path: Path, reader: str, **fields: Any) -> Any:

@@ -13,13 +13,24 @@ from tokenizers import Tokenizer
 
 from wingspan.errors import InputError
 from wingspan.model.chat import TEMPLATE, ChatRenderer, Message
+from wingspan.prepare.posts import settle
+from wingspan.prepare.shards import PUBLISHED_SCHEMA, publish_posts
+from wingspan.prepare.split import SPLITS
 from wingspan.prepare.tokenizer import make_tokenizer, train_bpe
-from wingspan.prepare.tokens import write_tokens
+from wingspan.prepare.tokens import encoder, write_tokens
 from wingspan.project import ModelSection
+
+from .flows import dataset, flow_in
 
 TEXTS = ["the rain in Spain stays mainly in the plain", "déjà vu 👍 日本語", "I'm sure it's 1234 o'clock\n\nnow"] * 20
 SCRATCH = ModelSection(depth=2, vocab=300)
 BPE = train_bpe(TEXTS, 300)
+NO_DUPLICATES = pl.DataFrame(schema={"row": pl.UInt32, "repeats": pl.UInt64, "exact": pl.Boolean}).to_arrow()
+MISSING = {
+    name: kind
+    for name, kind in pl.DataFrame(PUBLISHED_SCHEMA.empty_table()).schema.items()
+    if name not in ("post_id", "text")
+}
 
 
 @given(st.text(max_size=50))
@@ -78,14 +89,24 @@ def test_a_base_model_that_cannot_chat_is_refused(tmp_path: Path) -> None:
         make_tokenizer(ModelSection(start="base"), tmp_path / "base", (), tmp_path / "copy")
 
 
-def test_shards_hold_every_post_and_say_where(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_shards_hold_every_post_and_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    if not fast:
+        monkeypatch.setattr("wingspan.prepare.tokens._gigatoken", lambda folder: None)
     tokenizer = make_tokenizer(SCRATCH, None, TEXTS, tmp_path / "tokenizer")
     texts = ["the rain", "a post that spells <|endoftext|> is text", "日本語"]
-    posts = pl.DataFrame({"post_id": ["1", "2", "3"], "text": texts})
-    index = write_tokens({"train": posts, "held_out": posts.head(0)}, tokenizer, 2, tmp_path / "tokens")
+    posts = pl.DataFrame({"post_id": ["10", "2", "3"], "text": texts, "refused": None, "split": "train"})
+    posts = posts.with_columns(pl.lit(None, kind).alias(name) for name, kind in MISSING.items())
+    posts = posts.with_columns(visibility=pl.lit("public"), source=pl.lit("s"))
+    flow = flow_in(tmp_path)
+    parts = dataset(flow, "parts", posts[:1].to_arrow(), posts[1:].to_arrow())
+    outcome = flow.map("outcome", settle, parts, dataset(flow, "none", NO_DUPLICATES, NO_DUPLICATES))
+    splits = {split: publish_posts(flow, tmp_path / "posts", split, parts, outcome, 2) for split in SPLITS}
+    index = write_tokens(flow, splits, tmp_path / "tokenizer", tmp_path / "tokens")
     assert index == json.loads((tmp_path / "tokens/index.json").read_text())
     assert (index["dtype"], index["vocab"], index["end_of_document"]) == ("uint16", 300, 0)
     assert [shard["documents"] for shard in index["splits"]["train"]] == [2, 1]
+    assert [shard["documents"] for shard in index["splits"]["held_out"]] == [0]
     found = []
     for shard in index["splits"]["train"]:
         content = (tmp_path / "tokens" / shard["file"]).read_bytes()
@@ -94,9 +115,25 @@ def test_shards_hold_every_post_and_say_where(tmp_path: Path) -> None:
         assert hashlib.sha256(content).hexdigest() == shard["sha256"]
         assert (ids == 0).sum() == shard["documents"]
         documents = pl.read_parquet(tmp_path / "tokens" / shard["file"].replace(".bin", ".documents.parquet"))
-        for _, offset, length, size in documents.iter_rows():
+        for post_id, offset, length, size in documents.iter_rows():
             piece = ids[offset : offset + length]
             assert piece[-1] == 0
             found.append(tokenizer.decode(piece[:-1].tolist(), skip_special_tokens=False))
             assert len(found[-1].encode()) == size
+            where = pl.scan_parquet(tmp_path / "tokens/posts-*.parquet").filter(pl.col("post_id") == post_id).collect()
+            assert where.rows() == [(post_id, shard["file"].removesuffix(".bin"), offset, length)]
     assert found == texts
+
+
+@given(st.text(max_size=80))
+def test_fast_encoding_is_that_of_hugging_face(folder: Path, text: str) -> None:
+    ids, lengths = encoder(folder)([text, "the rain"])
+    assert lengths.tolist() == [len(BPE.encode(one).ids) for one in (text, "the rain")]
+    assert ids.tolist() == BPE.encode(text).ids + BPE.encode("the rain").ids
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made") / "tokenizer"
+    make_tokenizer(SCRATCH, None, TEXTS, made)
+    return made

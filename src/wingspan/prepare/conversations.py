@@ -6,14 +6,20 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wingspan.model.chat import Message
 from wingspan.post import CONVERSATION_SCHEMA
+from wingspan.prepare.flow import BATCH, Dataset, Flow, Tally, frame_of, parts_for, tallied
+from wingspan.prepare.hashing import text_hashes
+from wingspan.prepare.split import SPLITS
 
+_ROWS = CONVERSATION_SCHEMA.append(pa.field("split", pa.string()))
 DIALOGUE, GROUNDED, LABEL = "dialogue", "grounded", "label"
 
 
@@ -35,25 +41,47 @@ class Conversation:
         return f"{self.kind}-{hashlib.blake2b(turns.encode(), digest_size=8).hexdigest()}"
 
 
-def write_conversations(conversations: Iterable[Conversation], path: Path) -> int:
-    """Write them by id, each once; returns how many."""
-    rows = {one.conversation_id: one for one in conversations}
-    ordered = [(name, rows[name]) for name in sorted(rows)]
-    table = pa.Table.from_pylist([_row(name, one) for name, one in ordered], schema=CONVERSATION_SCHEMA)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
-    return len(ordered)
+def conversation_table(conversations: Iterable[Conversation]) -> pa.Table:
+    """As rows of CONVERSATION_SCHEMA and `split`."""
+    rows = [
+        {
+            "conversation_id": one.conversation_id,
+            "messages": one.messages,
+            "post_ids": sorted(set(one.post_ids)),
+            "lang": one.lang,
+            "kind": one.kind,
+            "source": one.source,
+            "split": one.split,
+        }
+        for one in conversations
+    ]
+    return pa.Table.from_pylist(rows, schema=_ROWS)
 
 
-def _row(name: str, one: Conversation) -> dict[str, object]:
-    return {
-        "conversation_id": name,
-        "messages": list(one.messages),
-        "post_ids": sorted(set(one.post_ids)),
-        "lang": one.lang,
-        "kind": one.kind,
-        "source": one.source,
-    }
+def publish_conversations(flow: Flow, conversations: Dataset, folder: Path, most: int = BATCH) -> Tally:
+    """Write them by id, each once, as shards of either split; returns how many, by split and kind."""
+    moved = flow.exchange("conversations", _by_id, conversations, parts=parts_for(conversations.rows, most))
+    folder.mkdir(exist_ok=True)
+    return flow.map("talk", partial(_publish, folder), range(len(moved.parts)), moved).tally
+
+
+def _by_id(rows: pa.Table) -> pa.Table:
+    return rows.append_column("key", pa.array(text_hashes(pl.Series(rows["conversation_id"]))))
+
+
+def _publish(folder: Path, number: int, rows: pa.Table) -> pa.Table:
+    frame = frame_of(rows).unique("conversation_id", keep="first", maintain_order=True).sort("conversation_id")
+    for split in SPLITS:
+        path = folder / f"{split}-{number:05d}.parquet"
+        temporary = path.with_name(f".{path.name}")
+        table = frame.filter(pl.col("split") == split).select(CONVERSATION_SCHEMA.names).to_arrow()
+        pq.write_table(table.cast(CONVERSATION_SCHEMA), temporary, compression="zstd")
+        temporary.replace(path)
+    counts = frame.group_by("split", "kind").len().sort("split", "kind")
+    tally: Tally = {}
+    for split, kind, count in counts.iter_rows():
+        tally.setdefault(split, {})[kind] = count
+    return tallied(pa.table({"rows": [frame.height]}), tally)
 
 
 def exchange(question: str, answer: str, before: Sequence[Message] = ()) -> tuple[Message, ...]:

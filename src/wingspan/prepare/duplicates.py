@@ -1,25 +1,26 @@
 """Duplicates: equal texts after normalisation, and near-duplicates by MinHash over character 5-grams.
 
-Short posts keep a signature too, since the shingles are characters and not words. Everything is
-deterministic: of a group of duplicates the earliest id stays.
+Short posts have a signature too, since the grams are of characters and not of words. Posts that share a band of
+their signatures are compared; those that are alike hang together; of each group the post that was read first stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
-GRAM = 5  # characters
-HASHES = 120  # the largest signature, as in 20 bands of 6
+from wingspan.prepare.components import components
+from wingspan.prepare.flow import BUCKET, Dataset, Flow, frame_of, keyed_by_part, parts_for, place, row_of
+from wingspan.prepare.hashing import band_keys, similarities, text_hashes
+
+HASHES = 128  # the largest signature
 _RECALL = 0.99  # of pairs that are exactly as similar as the threshold
+_FEWEST_ROWS = 5  # in a band: with fewer, too many posts that are not alike are compared
 _MASKED = r"https?://\S+|@[\w.]+"
 _BETWEEN_WORDS = r"[^\p{L}\p{N}]+"
-_CHUNK = 1 << 20  # grams signed at once
-
-Grams = npt.NDArray[np.uint64]
 
 
 def normalise(texts: pl.Series) -> pl.Series:
@@ -31,142 +32,89 @@ def normalise(texts: pl.Series) -> pl.Series:
     return pl.select(pl.when(core.str.len_chars() > 0).then(core).otherwise(texts))[core.name]
 
 
-def find_duplicates(texts: pl.Series, similarity: float) -> pl.DataFrame:
-    """Duplicates among `texts`, given in order of preference: the first of a group stays.
-
-    Two texts are near-duplicates when the Jaccard similarity of their sets of character 5-grams is at
-    least `similarity`; groups are closed under that relation. Returns, row by row, `first` (the row that
-    stays in its stead, null for one that stays itself) and `exact` (whether the normalised texts are equal).
-    """
-    frame = pl.DataFrame({"text": normalise(texts)}).with_row_index("row")
-    equal_to = frame.select(pl.col("row").first().over("text"))["row"].to_numpy().astype(np.int64)
-    rows = np.arange(len(texts))
-    exact = equal_to != rows
-    distinct = rows[~exact]
-    leaders = near_duplicates(frame["text"].gather(distinct), similarity)
-    first = rows.copy()
-    first[distinct] = distinct[leaders]
-    first[exact] = first[equal_to[exact]]
-    named = pl.select(pl.when(pl.Series(first != rows)).then(pl.Series(first))).to_series()
-    return pl.DataFrame({"first": named, "exact": exact})
-
-
-def near_duplicates(texts: pl.Series, similarity: float) -> npt.NDArray[np.int64]:
-    """For each text the index of the first text of its group of near-duplicates (itself where it has none)."""
-    grams = list(_gram_sets(texts))
-    bands, rows_per_band = bands_for(similarity)
-    signatures = minhash(grams, bands * rows_per_band)
-    parent = np.arange(len(texts))
-    for bucket in _buckets(signatures, bands, rows_per_band):
-        leaders: list[int] = []
-        for member in bucket:
-            match = next((one for one in leaders if _alike(parent, grams, one, member, similarity)), None)
-            if match is None:
-                leaders.append(member)
-            else:
-                _join(parent, match, member)
-    return np.array([_root(parent, row) for row in range(len(parent))], dtype=np.int64)
-
-
 def bands_for(similarity: float) -> tuple[int, int]:
-    """Bands and rows per band: the most selective with a recall of 0.99 at the threshold.
+    """Bands and rows per band: the least signature with a recall of 0.99 at the threshold.
 
     A pair of similarity s shares at least one of b bands of r rows with probability 1 - (1 - s^r)^b
     (Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, 3.4).
     """
-    for rows in range(12, 1, -1):
-        bands = HASHES // rows
-        if 1 - (1 - similarity**rows) ** bands >= _RECALL:
-            return bands, rows
+    for rows in range(_FEWEST_ROWS, 0, -1):
+        for bands in range(1, HASHES // rows + 1):
+            if 1 - (1 - similarity**rows) ** bands >= _RECALL:
+                return bands, rows
     return HASHES, 1
 
 
-def jaccard(one: Grams, other: Grams) -> float:
-    """|A and B| / |A or B| of two sorted sets."""
-    common = np.intersect1d(one, other, assume_unique=True).size
-    return common / (one.size + other.size - common) if common else 0.0
+def find_duplicates(flow: Flow, posts: Dataset, similarity: float, most: int = BUCKET) -> Dataset:
+    """For each part of `posts` (columns text, refused) the kept rows that repeat another post.
+
+    `row`; `repeats`, the place of the post that stays in its stead; `exact`, whether an earlier post has the same
+    normalised text. Two texts are near-duplicates when the Jaccard similarity of their sets of character 5-grams
+    is at least `similarity`; groups are closed under that relation.
+    """
+    bands, rows = bands_for(similarity)
+    parts = len(posts.parts)
+    keyed = partial(_keyed, bands, rows)
+    keys = flow.exchange("bands", keyed, range(parts), posts, parts=parts_for(posts.rows * (bands + 1), most))
+    pairs = flow.exchange("pairs", _candidates, keys, parts=parts)
+    halves = flow.exchange("halves", _with_left, pairs, posts, parts=parts)
+    alike = flow.map("alike", partial(_alike, similarity), halves, posts)
+    groups = flow.exchange("groups", _by_part, components(flow, "groups", alike, most), parts=parts)
+    return flow.map("duplicates", _marks, groups, alike)
 
 
-def minhash(grams: list[Grams], hashes: int) -> npt.NDArray[np.uint32]:
-    """Signatures, shape (documents, hashes) (Broder 1997); a document without grams gets all ones."""
-    signatures = np.full((len(grams), hashes), np.iinfo(np.uint32).max, dtype=np.uint32)
-    random = np.random.Generator(np.random.PCG64(5))
-    multipliers = random.integers(1, 2**64, hashes, dtype=np.uint64) | np.uint64(1)
-    offsets = random.integers(0, 2**64, hashes, dtype=np.uint64)
-    for start, stop in _chunks(grams):
-        sizes = np.array([one.size for one in grams[start:stop]])
-        filled = np.flatnonzero(sizes) + start
-        if not filled.size:
-            continue
-        flat = np.concatenate([grams[row] for row in filled])
-        begins = np.concatenate(([0], np.cumsum(sizes[sizes > 0])[:-1]))
-        for column in range(hashes):  # the high half of a 64-bit multiply-add (Dietzfelbinger et al. 1997)
-            values = ((flat * multipliers[column] + offsets[column]) >> np.uint64(32)).astype(np.uint32)
-            signatures[filled, column] = np.minimum.reduceat(values, begins)
-    return signatures
+def _keyed(bands: int, rows: int, part: int, posts: pa.Table) -> pa.Table:
+    """A row for each band of each kept post, and one for its whole text."""
+    kept = frame_of(posts.select(["text", "refused"])).with_row_index("row").filter(pl.col("refused").is_null())
+    texts = normalise(kept["text"])
+    at = place(part, kept["row"])
+    keys, usable = band_keys(texts, bands, rows)
+    key = np.concatenate([text_hashes(texts), keys[usable].ravel()])
+    return pa.table({"key": key, "at": np.concatenate([at, at[usable].repeat(bands)])})
 
 
-def _chunks(grams: list[Grams]) -> Iterator[tuple[int, int]]:
-    """Ranges of documents of about `_CHUNK` grams each."""
-    start, size = 0, 0
-    for row, one in enumerate(grams):
-        size += one.size
-        if size >= _CHUNK:
-            yield start, row + 1
-            start, size = row + 1, 0
-    if start < len(grams):
-        yield start, len(grams)
+def _candidates(keys: pa.Table) -> pa.Table:
+    """Pairs of posts that share a key: each with the first that has it, and with the one before."""
+    key, at = keys["key"].to_numpy(), keys["at"].to_numpy()
+    order = np.argsort(key)
+    shared = key[order[1:]] == key[order[:-1]]
+    order = order[np.append(shared, False) | np.append(False, shared)] if len(key) else order
+    order = order[np.lexsort((at[order], key[order]))]
+    key, at = key[order], at[order]
+    later = np.append(np.zeros(min(1, len(key)), bool), key[1:] == key[:-1])
+    first = at[np.maximum.accumulate(np.where(later, 0, np.arange(len(key))))]
+    left = np.concatenate([first[later], at[np.flatnonzero(later) - 1]])
+    pairs = pl.DataFrame({"left": left, "right": np.tile(at[later], 2)}).unique(maintain_order=True)
+    return keyed_by_part(pairs, pairs["left"])
 
 
-def gram_set(text: str) -> Grams:
-    """The sorted set of hashes of a text's character 5-grams; empty for a shorter text."""
-    return next(_gram_sets(pl.Series([text])))
+def _with_left(pairs: pa.Table, posts: pa.Table) -> pa.Table:
+    """Pairs with the normalised text of their left post, moved to where the right one is."""
+    distinct = frame_of(pairs).select("left", "right").unique(maintain_order=True)
+    return keyed_by_part(distinct.with_columns(text=_texts(posts, distinct["left"])), distinct["right"])
 
 
-def _gram_sets(texts: pl.Series) -> Iterator[Grams]:
-    """Code points packed into one array, hashed by position, then cut per document."""
-    for batch in texts.to_frame("text").iter_slices(50_000):
-        points = np.frombuffer("".join(batch["text"]).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-        hashes = np.zeros(max(0, points.size - GRAM + 1), dtype=np.uint64)
-        for offset in range(GRAM):
-            hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + points[offset : offset + hashes.size]
-        hashes = _mix(hashes)
-        begin = 0
-        for length in batch["text"].str.len_chars():
-            yield np.unique(hashes[begin : begin + max(0, length - GRAM + 1)])
-            begin += length
+def _alike(similarity: float, pairs: pa.Table, posts: pa.Table) -> pa.Table:
+    """Pairs that are similar enough."""
+    frame = frame_of(pairs)
+    texts = _texts(posts, frame["right"])
+    frame = frame.select("left", "right", exact=frame["text"] == texts, close=similarities(frame["text"], texts))
+    return frame.filter(pl.col("exact") | (pl.col("close") >= similarity)).select("left", "right", "exact").to_arrow()
 
 
-def _mix(values: Grams) -> Grams:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def _marks(groups: pa.Table, alike: pa.Table) -> pa.Table:
+    """What became of this part's posts; `alike` are the pairs whose right post is here."""
+    exact = frame_of(alike).filter("exact")["right"].unique()
+    found = frame_of(groups).sort("right")
+    repeated = found["right"].is_in(exact.implode())
+    return found.select(pl.Series("row", row_of(found["right"])), repeats="left", exact=repeated).to_arrow()
 
 
-def _buckets(signatures: npt.NDArray[np.uint32], bands: int, rows: int) -> Iterator[list[int]]:
-    """Groups of two or more documents that agree on a whole band, members in order."""
-    usable = np.flatnonzero((signatures != np.iinfo(np.uint32).max).any(axis=1))
-    for band in range(bands):
-        keys = np.ascontiguousarray(signatures[usable, band * rows : (band + 1) * rows])
-        _, group, sizes = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-        order = np.argsort(group, kind="stable")
-        ends = np.cumsum(sizes)
-        for end, size in zip(ends[sizes > 1], sizes[sizes > 1], strict=True):
-            yield usable[order[end - size : end]].tolist()
+def _by_part(groups: pa.Table) -> pa.Table:
+    frame = frame_of(groups)
+    return keyed_by_part(frame, frame["right"])
 
 
-def _alike(parent: npt.NDArray[np.int64], grams: list[Grams], one: int, other: int, similarity: float) -> bool:
-    return _root(parent, one) == _root(parent, other) or jaccard(grams[one], grams[other]) >= similarity
-
-
-def _root(parent: npt.NDArray[np.int64], row: int) -> int:
-    while parent[row] != row:
-        parent[row] = parent[parent[row]]
-        row = int(parent[row])
-    return row
-
-
-def _join(parent: npt.NDArray[np.int64], one: int, other: int) -> None:
-    first, second = sorted((_root(parent, one), _root(parent, other)))
-    parent[second] = first
+def _texts(posts: pa.Table, at: pl.Series) -> pl.Series:
+    """The normalised texts of posts of this part."""
+    return normalise(frame_of(posts.select(["text"]))["text"].gather(row_of(at)))

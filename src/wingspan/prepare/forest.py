@@ -1,26 +1,89 @@
-"""Replies -> conversations, in linear time: each post is used at most once, a missing parent cuts."""
+"""Replies -> conversations, in linear time over any number of posts: each is used at most once, a missing parent cuts.
+
+Posts that hang together by replies are brought together first, by exchanges; each tree then fits into memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from wingspan.model.chat import Message
-from wingspan.prepare.conversations import DIALOGUE, Conversation
+from wingspan.prepare.components import components
+from wingspan.prepare.conversations import DIALOGUE, Conversation, conversation_table
+from wingspan.prepare.flow import BATCH, BUCKET, Dataset, Flow, frame_of, keyed_by_part, parts_for, place, row_of
+from wingspan.prepare.hashing import text_hashes
+
+_COLUMNS = ["post_id", "parent_id", "quote_of", "author_id", "text", "lang", "source", "likes"]
+
+
+def thread_conversations(flow: Flow, split: str, posts: Dataset, most: int = BUCKET) -> Dataset:
+    """Rows of conversations of two or more speakers out of the posts of one side of the split."""
+    numbers = range(len(posts.parts))
+    trees = components(flow, f"trees-{split}", flow.map(f"links-{split}", _links, posts), most)
+    parts = parts_for(posts.rows, most)
+    found = flow.exchange(f"tree-ids-{split}", _by_node, trees, parts=parts)
+    places = flow.exchange(f"tree-posts-{split}", _nodes, numbers, posts, parts=parts)
+    labels = flow.exchange(f"tree-labels-{split}", _labelled, found, places, parts=len(numbers))
+    whole = flow.exchange(f"forest-{split}", _in_trees, labels, posts, parts=parts_for(posts.rows, min(most, BATCH)))
+    return flow.map(f"threads-{split}", partial(_threads, split), whole)
+
+
+def _links(posts: pa.Table) -> pa.Table:
+    """An edge from each reply to its parent, from each post that quotes and replies to none to what it quotes."""
+    frame = _answering(frame_of(posts.select(["post_id", "parent_id", "quote_of"]))).drop_nulls("answers")
+    return pa.table({"left": text_hashes(frame["answers"]), "right": text_hashes(frame["post_id"])})
+
+
+def _answering(posts: pl.DataFrame) -> pl.DataFrame:
+    return posts.with_columns(answers=pl.coalesce("parent_id", "quote_of"))
+
+
+def _by_node(stars: pa.Table) -> pa.Table:
+    """Node and label; a label is its own."""
+    frame = frame_of(stars)
+    labels = frame.select(node="left", label="left").unique(maintain_order=True)
+    both = pl.concat([frame.select(node="right", label="left"), labels])
+    return both.with_columns(key="node").to_arrow()
+
+
+def _nodes(part: int, posts: pa.Table) -> pa.Table:
+    ids = frame_of(posts.select(["post_id"]))["post_id"]
+    return pa.table({"key": text_hashes(ids), "at": place(part, pl.Series(np.arange(len(ids))))})
+
+
+def _labelled(labels: pa.Table, places: pa.Table) -> pa.Table:
+    """Places of posts that hang together with others, and with whom."""
+    known = frame_of(labels).select("node", "label").unique("node", maintain_order=True)
+    found = frame_of(places).join(known, left_on="key", right_on="node", maintain_order="left").select("at", "label")
+    return keyed_by_part(found, found["at"])
+
+
+def _in_trees(labels: pa.Table, posts: pa.Table) -> pa.Table:
+    """Posts moved to where their tree is."""
+    found = frame_of(labels).sort("at")
+    chosen = frame_of(posts.select(_COLUMNS))[row_of(found["at"])]
+    return chosen.with_columns(key=found["label"]).to_arrow()
+
+
+def _threads(split: str, posts: pa.Table) -> pa.Table:
+    return conversation_table([*conversations_of(frame_of(posts), split)])
 
 
 def reply_chains(posts: pl.DataFrame) -> list[list[int]]:
     """Rows of `posts` along replies, from a root to a leaf, two or more to a chain.
 
     A post is continued by its most liked reply, the earliest row among equals; the other replies begin
-    chains of their own. A reply whose parent is absent, or is on the other side of the split, is a root.
-    A circle of replies has no root and makes no chain.
+    chains of their own. A reply whose parent is absent is a root. A quote counts as a reply to what it quotes
+    when it replies to nothing else. A circle of replies has no root and makes no chain.
     """
-    rows = posts.select("post_id", "parent_id", "split", likes=pl.col("likes").fill_null(0)).with_row_index("row")
-    parents = rows.select(parent_id="post_id", parent="row", split="split")
-    linked = rows.join(parents, on=["parent_id", "split"], how="left")
+    rows = _answering(posts).select("post_id", "answers", likes=pl.col("likes").fill_null(0)).with_row_index("row")
+    linked = rows.join(rows.select(answers="post_id", parent="row"), on="answers", how="left")
     best = (
         linked.drop_nulls("parent")
         .sort(["parent", "likes", "row"], descending=[False, True, False])
@@ -28,8 +91,7 @@ def reply_chains(posts: pl.DataFrame) -> list[list[int]]:
     )
     next_row = dict(zip(best["parent"], best["row"], strict=True))
     continued = set(next_row.values())
-    roots = linked.filter(pl.col("parent").is_null() | ~pl.col("row").is_in(list(continued)))["row"].sort()
-    return [chain for root in roots if len(chain := _follow(root, next_row)) > 1]
+    return [chain for root in sorted(next_row.keys() - continued) if len(chain := _follow(root, next_row)) > 1]
 
 
 def _follow(row: int | None, next_row: dict[int, int]) -> list[int]:
@@ -40,13 +102,13 @@ def _follow(row: int | None, next_row: dict[int, int]) -> list[int]:
     return chain
 
 
-def thread_conversations(posts: pl.DataFrame) -> Iterator[Conversation]:
-    """Conversations of two or more speakers out of posts (columns of POST_SCHEMA, lang, split).
+def conversations_of(posts: pl.DataFrame, split: str) -> Iterator[Conversation]:
+    """Conversations of two or more speakers out of posts (columns of POST_SCHEMA, lang).
 
     What one author posts in a row is one turn. Turns alternate between user and assistant so that the
     last one is the assistant's; a first turn left over on the assistant's side is dropped.
     """
-    columns = {name: posts[name].to_list() for name in ("post_id", "author_id", "text", "lang", "split", "source")}
+    columns = {name: posts[name].to_list() for name in ("post_id", "author_id", "text", "lang", "source")}
     for chain in reply_chains(posts):
         turns = _turns(chain, columns["author_id"])
         turns = turns[len(turns) % 2 :]
@@ -61,7 +123,7 @@ def thread_conversations(posts: pl.DataFrame) -> Iterator[Conversation]:
             tuple(messages),
             DIALOGUE,
             columns["source"][first],
-            columns["split"][first],
+            split,
             tuple(columns["post_id"][row] for row in used),
             columns["lang"][first],
         )

@@ -53,14 +53,15 @@ def _label(row: list[str] | None, source: LabelSource) -> tuple[str, float] | No
     return (row[source.post_id].strip(), value) if math.isfinite(value) else None
 
 
-def labelled_posts(labels: LabelsRead, source: LabelSource, posts: pl.DataFrame) -> pl.DataFrame:
+def labelled_posts(labels: LabelsRead, source: LabelSource, posts: pl.LazyFrame) -> pl.DataFrame:
     """Columns post_id, value, split, text, lang: the labels of posts that stayed, in the posts' order."""
     values = pl.DataFrame(
         {"post_id": list(labels.values), "value": list(labels.values.values())},
         schema={"post_id": pl.String, "value": pl.Float64},
     )
     chosen = posts.filter(pl.col("source") == source.posts).select("post_id", "text", "lang", "split")
-    return chosen.join(values, on="post_id", maintain_order="left").select("post_id", "value", "split", "text", "lang")
+    joined = chosen.join(values.lazy(), on="post_id", maintain_order="left")
+    return joined.select("post_id", "value", "split", "text", "lang").collect()
 
 
 def label_conversations(

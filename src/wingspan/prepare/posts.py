@@ -1,4 +1,4 @@
-"""The steps that every post goes through, as frame -> frame.
+"""The steps that every post goes through, as batch functions: tables in, a table out.
 
 A refused post is marked with the reason, not taken away: so the funnel adds up by construction, and what
 each rule removed can be shown. Steps after the mark see only posts that are still kept.
@@ -6,85 +6,199 @@ each rule removed can be shown. Steps after the mark see only posts that are sti
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from wingspan.errors import InputError
 from wingspan.post import POST_SCHEMA, TOMBSTONE_SCHEMA
 from wingspan.prepare.cleaning import clean
-from wingspan.prepare.duplicates import find_duplicates
+from wingspan.prepare.decontamination import EvaluationIndex
+from wingspan.prepare.flow import BATCH, added, frame_of, keyed_by_part, place, row_of, tallied
+from wingspan.prepare.hashing import text_hashes
 from wingspan.prepare.language import detect
-from wingspan.prepare.personal import remove_personal_data
+from wingspan.prepare.personal import NameFinder, remove_personal_data
 from wingspan.prepare.pseudonyms import pseudonymise
-from wingspan.prepare.readers.registry import read_posts
+from wingspan.prepare.quality import judge
+from wingspan.prepare.readers.registry import PART, ReadBatch, Unit, read_unit
 from wingspan.prepare.split import split_of
-from wingspan.progress import Task
-from wingspan.project import PostSource, Prepare
+from wingspan.prepare.tombstones import Tombstones, bury, deletions
+from wingspan.project import Prepare
 
 KEPT = pl.col("refused").is_null()
+CONTAMINATED = "in an evaluation set"
+_NOTICE = pa.struct(list(TOMBSTONE_SCHEMA))
+RECORD_SCHEMA = POST_SCHEMA.append(pa.field("notice", _NOTICE))  # null: a post; else a notice, and no post
 
 
-@dataclass
-class SourceCount:
-    """What became of a source's records before any step: read = posts + refused + damaged."""
-
-    read: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    damaged: int = 0
-
-
-def read_source(source: PostSource, path: Path, task: Task) -> tuple[pl.DataFrame, SourceCount, pl.DataFrame]:
-    """All posts of a source in POST_SCHEMA's columns and `refused` (null: kept), counts, rows of TOMBSTONE_SCHEMA."""
-    count = SourceCount()
-    tables, notices = [POST_SCHEMA.empty_table()], [TOMBSTONE_SCHEMA.empty_table()]
-    for batch in read_posts(source, path):
-        count.read += batch.read
-        count.refused.update(batch.refused)
-        count.damaged += batch.damaged
-        tables.append(batch.posts)
-        notices.append(batch.tombstones)
-        task.advance(batch.read, source.name)
-    frame, said = (pl.DataFrame(pa.concat_tables(some)) for some in (tables, notices))
-    return frame.with_columns(refused=pl.lit(None, dtype=pl.String)), count, said
+def grouped(units: Sequence[Unit]) -> list[list[Unit]]:
+    """Consecutive units of one source together, so that small files are not pieces of work of their own."""
+    groups: list[list[Unit]] = []
+    size = 0
+    for unit in units:
+        if not groups or groups[-1][0].source != unit.source or size + unit.member.size > PART:
+            groups.append([])
+            size = 0
+        groups[-1].append(unit)
+        size += unit.member.size
+    return groups
 
 
-def in_order(posts: pl.DataFrame) -> pl.DataFrame:
-    """By id, the shorter first: numeric ids then stand in numeric order, which is the order of time."""
-    return posts.sort(pl.col("post_id").str.len_chars(), "post_id", maintain_order=True)
+def read(units: Sequence[Unit]) -> Iterator[pa.Table]:
+    """Records of some units of a source, in batches; counts per source: read, refused by reason, damaged."""
+    waiting: list[pa.Table] = []
+    counts: list[dict[str, Any]] = []
+    for unit in units:
+        for batch in read_unit(unit):
+            waiting.append(_records(batch, unit.source.name))
+            counts.append({"read": batch.read, "refused": dict(batch.refused), "damaged": batch.damaged})
+            if sum(map(len, waiting)) >= BATCH:
+                yield tallied(pa.concat_tables(waiting), {"sources": {unit.source.name: added(counts)}})
+                waiting, counts = [], []
+    rest = pa.concat_tables([RECORD_SCHEMA.empty_table(), *waiting])
+    yield tallied(rest, {"sources": {units[0].source.name: added(counts)}})
 
 
-def refuse(posts: pl.DataFrame, reason: str, condition: pl.Expr) -> pl.DataFrame:
+def _records(batch: ReadBatch, source: str) -> pa.Table:
+    posts = batch.posts.append_column("notice", pa.nulls(len(batch.posts), _NOTICE))
+    if not len(batch.tombstones):
+        return posts
+    empty = dict.fromkeys(("post_id", "text", "visibility", "source"), pa.array([""] * len(batch.tombstones)))
+    return pa.concat_tables(
+        [posts, pa.table({**empty, "notice": batch.tombstones.to_struct_array()})], promote_options="default"
+    ).select(RECORD_SCHEMA.names)
+
+
+def _posts(records: pa.Table) -> pl.DataFrame:
+    return frame_of(records).filter(pl.col("notice").is_null()).drop("notice")
+
+
+def notices(records: pa.Table) -> pa.Table:
+    """What these records say is deleted or must not be used."""
+    frame = frame_of(records)
+    said = frame.filter(pl.col("notice").is_not_null()).select("notice").unnest("notice")
+    return pl.concat([said, deletions(frame)]).to_arrow()
+
+
+def posts_of_the_gone(tombstones: Path, records: pa.Table) -> pa.Table:
+    """Posts whose authors are in the set: post_id, author_id."""
+    posts = _posts(records.select(["post_id", "author_id", "notice"]))
+    return posts.filter(_opened(tombstones).of_authors(posts["author_id"]).is_not_null()).to_arrow()
+
+
+@cache
+def _opened(tombstones: Path) -> Tombstones:
+    return Tombstones.open(tombstones)
+
+
+def ids(part: int, records: pa.Table) -> pa.Table:
+    """Keyed ids of all posts that are no reposts, and their places."""
+    posts = _posts(records.select(["post_id", "repost_of", "notice"])).with_row_index("row")
+    posts = posts.filter(pl.col("repost_of").is_null())
+    return pa.table({"key": text_hashes(posts["post_id"]), "at": place(part, posts["row"])})
+
+
+def repeated(keys: pa.Table) -> pa.Table:
+    """Places of posts whose id an earlier post has, moved to their part."""
+    found = frame_of(keys).filter(~pl.col("at").eq(pl.col("at").min().over("key")))
+    return keyed_by_part(found.select("at"), found["at"])
+
+
+def refuse(posts: pl.DataFrame, reason: str, condition: pl.Expr | pl.Series) -> pl.DataFrame:
     """Mark posts that are still kept and meet `condition`."""
     return posts.with_columns(refused=pl.when(KEPT & condition).then(pl.lit(reason)).otherwise("refused"))
 
 
-def refuse_repeats(posts: pl.DataFrame) -> pl.DataFrame:
-    """A post that several sources or archives hold is kept once; reposts are not their author's words."""
+def prepare(
+    settings: Prepare,
+    seed: int,
+    tombstones: Path,
+    evaluation: Path | None,
+    pseudonym: Callable[[str], str],
+    records: pa.Table,
+    repeats: pa.Table,
+) -> pa.Table:
+    """Everything that a post alone decides; counts of personal data.
+
+    POST_SCHEMA's columns, split, lang, refused, what `quality.judge` says, and `item`, the evaluation item it has.
+    """
+    posts = _posts(records).with_columns(refused=pl.lit(None, dtype=pl.String))
+    posts = bury(posts, _opened(tombstones))
     posts = refuse(posts, "repost", pl.col("repost_of").is_not_null())
-    repeated = pl.int_range(pl.len()).over("post_id", pl.col("refused").is_null()) > 0
-    return refuse(posts, "repeated id", repeated)
+    posts = refuse(posts, "repeated id", _marked(posts.height, frame_of(repeats)["at"]))
+    posts = _choose_split(posts, seed, settings.held_out)
+    posts = _clean(posts, settings)
+    posts, personal = _protect_people(posts, settings, pseudonym)
+    posts = posts.with_columns(detect(posts), items_in(posts["text"], evaluation))
+    posts = refuse(posts, CONTAMINATED, pl.col("item").is_not_null())
+    posts = posts.hstack(judge(posts["text"]))
+    posts = _refuse_for(posts, pl.col("tags").list.filter(pl.element().is_in(settings.drop)).list.first())
+    return tallied(posts.to_arrow(), {"personal_data": personal})
 
 
-def clean_posts(posts: pl.DataFrame, settings: Prepare) -> pl.DataFrame:
+def items_in(texts: pl.Series, evaluation: Path | None) -> pl.Series:
+    """For each text the name of an item of the evaluation index that it shares words with."""
+    if evaluation is None:
+        return pl.Series("item", [None], dtype=pl.String).new_from_index(0, len(texts))
+    return _evaluation(evaluation).find(texts)
+
+
+_evaluation = cache(EvaluationIndex.open)
+
+
+def _refuse_for(posts: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
+    return posts.with_columns(refused=pl.coalesce("refused", reason))
+
+
+def _marked(height: int, at: pl.Series) -> pl.Series:
+    marks = np.zeros(height, np.bool_)
+    marks[row_of(at)] = True
+    return pl.Series(marks)
+
+
+def _choose_split(posts: pl.DataFrame, seed: int, held_out: float) -> pl.DataFrame:
+    """Column `split`, by the author where it is known, else by the post; needs the platform's own ids."""
+    keys = posts.select(pl.coalesce("author_id", "post_id"))["author_id"]
+    return posts.with_columns(split_of(keys, seed, held_out))
+
+
+def _clean(posts: pl.DataFrame, settings: Prepare) -> pl.DataFrame:
     """Plain text; what is then too short is refused."""
     posts = posts.with_columns(text=clean(posts["text"]))
     shortest = max(1, settings.min_characters)
     return refuse(posts, "too short", pl.col("text").str.len_chars() < shortest)
 
 
-def choose_split(posts: pl.DataFrame, seed: int, held_out: float) -> pl.DataFrame:
-    """Column `split`, by the author where it is known, else by the post; needs the platform's own ids."""
-    keys = posts.select(pl.coalesce("author_id", "post_id"))["author_id"]
-    return posts.with_columns(split_of(keys, seed, held_out))
+def protected(texts: pl.Series, settings: Prepare, pseudonym: Callable[[str], str]) -> tuple[pl.Series, dict[str, int]]:
+    """Texts without personal data as the settings want it, and how much there was by kind."""
+    in_texts = pseudonym if settings.handles == "pseudonym" else _mask
+    return remove_personal_data(texts, in_texts, _imported(settings.find_names) if settings.find_names else None)
 
 
-def protect_people(posts: pl.DataFrame, pseudonym: Callable[[str], str]) -> tuple[pl.DataFrame, Counter[str]]:
+def _mask(_: str) -> str:
+    return "user"
+
+
+@cache
+def _imported(name: str) -> NameFinder:
+    module, _, function = name.partition(":")
+    try:
+        return cast(NameFinder, getattr(import_module(module), function))
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"'{name}' cannot be imported: {error}", where="prepare.find_names") from error
+
+
+def _protect_people(
+    posts: pl.DataFrame, settings: Prepare, pseudonym: Callable[[str], str]
+) -> tuple[pl.DataFrame, dict[str, int]]:
     """Texts without personal data, authors and mentions as pseudonyms; links and image texts go unused, so they go."""
-    texts, counts = remove_personal_data(posts["text"], pseudonym)
+    texts, counts = protected(posts["text"], settings, pseudonym)
     mentioned = posts["mentions"].explode().drop_nulls().unique(maintain_order=True)
     names = pl.Series([pseudonym(name.removeprefix("@")) for name in mentioned], dtype=pl.String)
     return posts.with_columns(
@@ -96,25 +210,35 @@ def protect_people(posts: pl.DataFrame, pseudonym: Callable[[str], str]) -> tupl
     ), counts
 
 
-def refuse_duplicates(posts: pl.DataFrame, similarity: float) -> pl.DataFrame:
-    """Exact and near duplicates refused, the first row of a group kept; column `repeats` is its id."""
-    posts = posts.with_row_index("row")
-    kept = posts.filter(KEPT)
-    found = find_duplicates(kept["text"], similarity)
-    marks = pl.DataFrame(
-        {"row": kept["row"], "repeats": kept["post_id"].gather(found["first"]), "exact": found["exact"]}
-    )
-    posts = posts.join(marks, on="row", how="left", maintain_order="left").drop("row")
-    posts = refuse(posts, "duplicate", pl.col("repeats").is_not_null() & pl.col("exact"))
-    return refuse(posts, "near duplicate", pl.col("repeats").is_not_null()).drop("exact")
+def settle(settings: Prepare, posts: pa.Table, habits: pa.Table, duplicates: pa.Table) -> pa.Table:
+    """What became of each post in the end: `refused`, `tags`, and `repeats`, the place of the post that it repeats.
+
+    Counts: kept by split, kept and refused by source and by language, kept by tag.
+    """
+    outcome = frame_of(posts.select(["source", "split", "lang", "refused", "tags"])).with_row_index("row")
+    outcome = outcome.join(frame_of(habits), on="row", how="left", maintain_order="left")
+    outcome = _refuse_for(outcome, pl.when(pl.col("tag").is_in(settings.drop)).then("tag"))
+    outcome = outcome.join(frame_of(duplicates), on="row", how="left", maintain_order="left")
+    outcome = outcome.with_columns(tags=pl.concat_list("tags", "tag").list.drop_nulls())
+    outcome = refuse(outcome, "duplicate", pl.col("exact").fill_null(False))
+    outcome = refuse(outcome, "near duplicate", pl.col("repeats").is_not_null())
+    kept = outcome.filter(KEPT)
+    tally = {
+        "split": counts(kept, "split"),
+        "kept": counts(kept, "source"),
+        "refused": {
+            source: counts(rows.filter(~KEPT), "refused")
+            for (source,), rows in outcome.group_by("source", maintain_order=True)
+        },
+        "by_language": {
+            lang: counts(rows.fill_null("kept"), "refused")
+            for (lang,), rows in outcome.select("lang", "refused").group_by("lang", maintain_order=True)
+        },
+        "tags": counts(kept.explode("tags").drop_nulls("tags"), "tags"),
+    }
+    return tallied(outcome.select("refused", "repeats", "tags").to_arrow(), tally)
 
 
-def add_language(posts: pl.DataFrame) -> pl.DataFrame:
-    """Column `lang`."""
-    return posts.with_columns(detect(posts))
-
-
-def iter_texts(posts: pl.DataFrame) -> Iterator[str]:
-    """Texts of a frame, batch by batch."""
-    for batch in posts.iter_slices(50_000):
-        yield from batch["text"]
+def counts(frame: pl.DataFrame, column: str) -> dict[str, int]:
+    """How often each value occurs."""
+    return dict(frame[column].value_counts(sort=True).iter_rows())

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -42,11 +43,11 @@ def pseudonym_key() -> bytes:
 
 def pseudonymiser(key: bytes) -> Callable[[str], str]:
     """A function from a name (a handle, an author id; case does not matter) to its pseudonym `user_...`."""
+    return partial(_pseudonym, key)
 
-    def pseudonym(name: str) -> str:
-        return "user_" + hashlib.blake2b(name.lower().encode(), digest_size=_BYTES, key=key).hexdigest()
 
-    return pseudonym
+def _pseudonym(key: bytes, name: str) -> str:
+    return "user_" + hashlib.blake2b(name.lower().encode(), digest_size=_BYTES, key=key).hexdigest()
 
 
 def pseudonymise(names: pl.Series, pseudonym: Callable[[str], str]) -> pl.Series:

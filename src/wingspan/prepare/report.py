@@ -6,33 +6,33 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from wingspan.prepare.conversations import Conversation
-from wingspan.prepare.posts import KEPT, SourceCount
+from wingspan.prepare.flow import Dataset, Tally, frame_of
 from wingspan.project import PostSource
 
 _SAMPLES = 5
 
 
-def funnel(posts: pl.DataFrame, counts: Mapping[str, SourceCount], sources: Sequence[PostSource]) -> dict[str, Any]:
+def funnel(read: Tally, settled: Tally, sources: Sequence[PostSource]) -> dict[str, Any]:
     """Records read, refused by reason, damaged and kept, in total and per source.
 
     read = kept + sum of refused + damaged, exactly; a break of that is a bug and stops the stage.
     """
     by_source: list[dict[str, Any]] = []
     for source in sources:
-        count, own = counts[source.name], posts.filter(pl.col("source") == source.name)
-        refused = count.refused + Counter(own["refused"].drop_nulls().to_list())
+        count = read["sources"][source.name]
+        refused = Counter(count.get("refused", {})) + Counter(settled["refused"].get(source.name, {}))
         by_source.append(
             {
                 "name": source.name,
                 "reader": source.reader,
                 "licence": source.licence,
-                "read": count.read,
+                "read": count.get("read", 0),
                 "refused": _largest_first(refused),
-                "damaged": count.damaged,
-                "kept": own.filter(KEPT).height,
+                "damaged": count.get("damaged", 0),
+                "kept": settled["kept"].get(source.name, 0),
             }
         )
     refused = sum((Counter(one["refused"]) for one in by_source), Counter[str]())
@@ -47,43 +47,35 @@ def funnel(posts: pl.DataFrame, counts: Mapping[str, SourceCount], sources: Sequ
     }
 
 
-def samples(posts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """At most five refused posts per rule, without personal data; a duplicate with what it repeats."""
-    kept = dict(posts.filter(KEPT).select("post_id", "text").iter_rows())
-    shown = {}
-    for reason in sorted(posts["refused"].drop_nulls().unique().to_list()):
-        rows = posts.filter((pl.col("refused") == reason) & (pl.col("text") != "")).head(_SAMPLES)
-        if rows.is_empty():  # nobody reads what is deleted or opted out any more, here neither
-            continue
-        shown[reason] = [
-            {"post_id": post_id, "text": text} | ({"repeats": repeats, "kept": kept.get(repeats)} if repeats else {})
-            for post_id, text, repeats in rows.select("post_id", "text", "repeats").iter_rows()
-        ]
+def samples(drawn: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """At most five posts per rule that dropped some, without personal data; a duplicate with what it repeats."""
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for row in drawn.filter("dropped").group_by("rule", maintain_order=True).head(_SAMPLES).iter_rows(named=True):
+        repeated = {name: row[name] for name in ("repeats", "kept") if row["repeats"]}
+        shown.setdefault(row["rule"], []).append({"post_id": row["post_id"], "text": row["text"]} | repeated)
     return shown
 
 
-def profile(kept: pl.DataFrame) -> dict[str, Any]:
+def contaminated(posts: Dataset) -> list[dict[str, str]]:
+    """The posts that share words with an evaluation set, and the item of it."""
+    columns = [frame_of(table.select(["post_id", "item"])).drop_nulls("item") for table in posts.tables()]
+    return pl.concat(columns).to_dicts() if columns else []
+
+
+def profile(settled: Tally, published: Tally) -> dict[str, Any]:
     """Languages, lengths and the split of the kept posts."""
-    characters = kept["text"].str.len_chars()
+    lengths = np.array(sorted((int(length), number) for length, number in published["lengths"].items()))
+    up_to = np.cumsum(lengths[:, 1])
     quantiles = {
-        name: characters.quantile(share, "nearest")
+        name: int(lengths[np.searchsorted(up_to, 1 + round(share * (up_to[-1] - 1))), 0])
         for name, share in (("shortest", 0.0), ("median", 0.5), ("p95", 0.95), ("longest", 1.0))
     }
     return {
-        "split": _largest_first(Counter(kept["split"].to_list())),
-        "languages": _largest_first(Counter(kept["lang"].to_list())),
-        "characters": quantiles | {"total": int(characters.sum())},
-        "bytes": int(kept["text"].str.len_bytes().sum()),
+        "split": _largest_first(settled["split"]),
+        "languages": _largest_first(published["languages"]),
+        "characters": quantiles | {"total": int((lengths[:, 0] * lengths[:, 1]).sum())},
+        "bytes": published["bytes"],
     }
-
-
-def conversation_counts(conversations: Sequence[Conversation]) -> dict[str, dict[str, int]]:
-    """Split -> kind -> number."""
-    found = Counter((one.split, one.kind) for one in conversations)
-    table: dict[str, dict[str, int]] = {}
-    for (split, kind), number in sorted(found.items()):
-        table.setdefault(split, {})[kind] = number
-    return table
 
 
 def _largest_first(counts: Mapping[str, int]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import polars as pl
 import xxhash
 
 TRAIN, HELD_OUT = "train", "held_out"
+SPLITS = (TRAIN, HELD_OUT)
 
 
 def split_of(keys: Iterable[str], seed: int, held_out: float) -> pl.Series:

@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-from tokenizers import Tokenizer
 
 from wingspan.errors import InputError, WorkError
 from wingspan.knowledge.index import PostIndex
-from wingspan.post import POST_SCHEMA
 from wingspan.prepare import posts as steps
 from wingspan.prepare import report
-from wingspan.prepare.conversations import Conversation, write_conversations
+from wingspan.prepare.accounts import judge_groups
+from wingspan.prepare.conversations import Conversation, conversation_table, publish_conversations
+from wingspan.prepare.decontamination import write_index
 from wingspan.prepare.dialogues import in_served_form, read_dialogues, split_dialogues
+from wingspan.prepare.duplicates import find_duplicates
+from wingspan.prepare.engines import open_engine
+from wingspan.prepare.flow import Dataset, Engine, Flow, frame_of, parts_for
 from wingspan.prepare.forest import thread_conversations
 from wingspan.prepare.grounded import grounded_conversations, source_posts
 from wingspan.prepare.labels import label_conversations, labelled_posts, read_labels
-from wingspan.prepare.personal import remove_personal_data
 from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
-from wingspan.prepare.split import HELD_OUT, TRAIN
+from wingspan.prepare.readers.registry import units
+from wingspan.prepare.samples import SAMPLES_FILE, write_samples
+from wingspan.prepare.shards import publish_posts
+from wingspan.prepare.split import SPLITS, TRAIN
 from wingspan.prepare.tokenizer import make_tokenizer, start_model_folder
 from wingspan.prepare.tokens import write_tokens
-from wingspan.prepare.tombstones import (
-    Tombstones,
-    bury,
-    deletions,
-    forgotten,
-    list_lines,
-    prove,
-)
-from wingspan.workspace import StageContext
+from wingspan.prepare.tombstones import Tombstones, forgotten, list_lines, prove
+from wingspan.workspace import StageContext, write_atomically
 
-SPLITS = (TRAIN, HELD_OUT)
 SHOWN_POSTS = 4  # before a question; what serve.retrieved_posts is by default
 ASKED_ABOUT = 20_000  # posts of each side that grounded conversations are made from: enough for any number of them
+LEARNED_FROM = 32 << 20  # bytes of posts that a tokenizer is trained on: more change its vocabulary little
+_WORK = ".work"  # what steps hand to each other; gone at the end
+
+Splits = dict[str, Dataset]
 
 
 def work(context: StageContext) -> dict[str, Any]:
@@ -52,46 +53,67 @@ def work(context: StageContext) -> dict[str, Any]:
     one source twice; WorkError when a tombstoned id would remain.
     """
     _check(context)
+    with open_engine() as engine:
+        return prepare(context, engine)
+
+
+def prepare(context: StageContext, engine: Engine) -> dict[str, Any]:
+    """The steps in order. Each goes on where it was killed: its finished pieces are files in the work folder."""
+    settings, seed, output = context.project.prepare, context.project.project.seed, context.output
     pseudonym = pseudonymiser(pseudonym_key())
-    posts, counts, tombstones, personal = _posts(context, pseudonym)
-    kept = posts.filter(steps.KEPT)
-    if kept.is_empty():
-        raise InputError("no post is left to train on", remedy="Look at the sources and their column maps")
-    funnel = report.funnel(posts, counts, context.project.prepare.posts)
+    flow = Flow(output / _WORK, engine, context.progress)
+
+    sources = [unit for source in settings.posts for unit in units(source, context.run.outside(source.path))]
+    records = flow.map("read", steps.read, steps.grouped(sources))
+    tombstones = _tombstones(context, flow, records, pseudonym)
+    numbers = range(len(records.parts))
+    ids = flow.exchange("ids", steps.ids, numbers, records, parts=parts_for(records.rows))
+    repeats = flow.exchange("repeats", steps.repeated, ids, parts=len(numbers))
+    evaluation = _evaluation(context, flow)
+    step = partial(steps.prepare, settings, seed, tombstones, evaluation, pseudonym)
+    posts = flow.map("prepare", step, records, repeats)
+    habits = judge_groups(flow, posts, settings)
+    duplicates = find_duplicates(flow, posts, settings.near_duplicate_similarity)
+    outcome = flow.map("settle", partial(steps.settle, settings), posts, habits, duplicates)
+    funnel = report.funnel(records.tally, outcome.tally, settings.posts)
     context.progress.say(f"{funnel['read']:,} posts read, {funnel['kept']:,} kept")
+    if not funnel["kept"]:
+        raise InputError("no post is left to train on", remedy="Look at the sources and their column maps")
 
-    splits = {split: kept.filter(pl.col("split") == split) for split in SPLITS}
-    _write_posts(context, splits)
+    most = settings.documents_per_shard
+    splits = {split: publish_posts(flow, output / "posts", split, posts, outcome, most) for split in SPLITS}
     dialogues, dialogue_counts = _dialogues(context, pseudonym)
-    labels, label_counts = _labels(context, kept)
-    conversations = [*thread_conversations(kept), *labels, *_with_posts(context, splits, dialogues)]
+    labels, label_counts = _labels(context)
+    made = [*labels, *_with_posts(context, splits, dialogues)]
+    talk = flow.map("made", conversation_table, [made])
     for split in SPLITS:
-        path = context.output / f"conversations/{split}-00000.parquet"
-        write_conversations([one for one in conversations if one.split == split], path)
+        talk += thread_conversations(flow, split, splits[split])
+    conversations = publish_conversations(flow, talk, output / "conversations")
     tokenizer = _tokenizer(context, splits[TRAIN], dialogues)
-    with context.progress.task("tokens", kept.height, "posts") as task:
-        index = write_tokens(splits, tokenizer, context.project.prepare.documents_per_shard, context.output / "tokens")
-        task.advance(kept.height)
+    index = write_tokens(flow, splits, tokenizer, output / "tokens")
 
-    proof = prove(context.output, tombstones)
+    proof = prove(output, Tombstones.open(tombstones))
     if proof["found"]:
-        raise WorkError(f"{proof['found']} tombstoned ids remain", where=context.output, remedy="Report this as a bug")
+        raise WorkError(f"{proof['found']} tombstoned ids remain", where=output, remedy="Report this as a bug")
     assert context.project.rights is not None
-    tokens = {split: sum(shard["tokens"] for shard in shards) for split, shards in index["splits"].items()}
     content = {
         "rights": context.project.rights.model_dump(),
         **funnel,
-        **report.profile(kept),
+        **report.profile(outcome.tally, sum(splits.values(), Dataset(())).tally),
         "tombstones": proof,
-        "personal_data": dict(sorted(personal.items())),
+        "personal_data": dict(sorted(posts.tally["personal_data"].items())),
         "dialogues": dialogue_counts,
         "labels": label_counts,
-        "conversations": report.conversation_counts(conversations),
+        "conversations": conversations,
         "tokenizer": {"from": context.project.model.start, "vocab": index["vocab"]},
-        "tokens": tokens,
-        "samples": report.samples(posts),
+        "tokens": {split: sum(shard["tokens"] for shard in shards) for split, shards in index["splits"].items()},
+        "by_language": outcome.tally["by_language"],
+        "tags": outcome.tally["tags"],
+        "evaluation_sets": report.contaminated(posts),
+        "samples": report.samples(write_samples(flow, posts, outcome, seed, output / SAMPLES_FILE)),
     }
-    (context.output / "report.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_atomically(output / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
+    shutil.rmtree(output / _WORK)
     summary = ("read", "refused", "damaged", "kept", "split", "languages", "personal_data", "conversations", "tokens")
     return {name: content[name] for name in summary} | {"bytes": content["bytes"], "vocab": index["vocab"]}
 
@@ -121,30 +143,33 @@ def _check(context: StageContext) -> None:
             )
 
 
-def _posts(
-    context: StageContext, pseudonym: Callable[[str], str]
-) -> tuple[pl.DataFrame, dict[str, steps.SourceCount], Tombstones, Counter[str]]:
-    """All posts with what became of each, the sources' counts, the tombstones, personal data by kind."""
-    settings, seed = context.project.prepare, context.project.project.seed
-    counts, frames, notices = {}, [], [forgotten(context.run.folder)]
-    with context.progress.task("read", None, "posts") as task:
-        for source in settings.posts:
-            frame, counts[source.name], said = steps.read_source(source, context.run.outside(source.path), task)
-            frames.append(frame)
-            notices += [said, deletions(frame)]
-    posts = steps.in_order(pl.concat(frames))
-    opt_outs = [*list_lines(context.run.outside(settings.opt_outs) if settings.opt_outs else None)]
-    tombstones = Tombstones.build(pl.concat(notices), opt_outs, settings.consent, pseudonym)
-    tombstones = tombstones.with_posts_of_authors(posts)
-    with context.progress.task("clean", posts.height, "posts") as task:
-        posts = steps.refuse_repeats(bury(posts, tombstones))
-        posts = steps.choose_split(posts, seed, settings.held_out)
-        posts = steps.clean_posts(posts, settings)
-        posts, personal = steps.protect_people(posts, pseudonym)
-        posts = steps.add_language(posts)
-        posts = steps.refuse_duplicates(posts, settings.near_duplicate_similarity)
-        task.advance(posts.height)
-    return posts, counts, tombstones, personal
+def _tombstones(context: StageContext, flow: Flow, records: Dataset, pseudonym: Callable[[str], str]) -> Path:
+    """The folder of the one set that all processes look ids up in."""
+    settings = context.project.prepare
+    folder = flow.folder / "tombstones"
+    notices = flow.map("notices", steps.notices, records)
+    if not (folder / "complete").exists():
+        (folder / "authors").mkdir(parents=True, exist_ok=True)
+        opt_outs = [*list_lines(context.run.outside(settings.opt_outs) if settings.opt_outs else None)]
+        said = pl.concat([forgotten(context.run.folder), *map(frame_of, notices.tables())])
+        tombstones = Tombstones.build(said, opt_outs, settings.consent, pseudonym)
+        tombstones.write(folder / "authors")
+        gone = flow.map("gone", partial(steps.posts_of_the_gone, folder / "authors"), records)
+        tombstones.with_posts_of_authors(pl.concat(map(frame_of, gone.tables()))).write(folder)
+        (folder / "complete").touch()
+    return folder
+
+
+def _evaluation(context: StageContext, flow: Flow) -> Path | None:
+    """The index of texts that must not be trained on; None without any."""
+    names = context.project.prepare.evaluation_sets
+    target = flow.folder / "evaluation.npz"
+    if names and not target.exists():
+        paths = [context.run.outside(name) for name in names]
+        write_index(
+            [file for path in paths for file in (sorted(path.glob("*.*")) if path.is_dir() else [path])], target
+        )
+    return target if names else None
 
 
 def _dialogues(
@@ -170,7 +195,7 @@ def _dialogues(
             }
         )
     texts = pl.Series([turn["content"] for one in conversations for turn in one.messages], dtype=pl.String)
-    protected = iter(remove_personal_data(texts, pseudonym)[0])
+    protected = iter(steps.protected(texts, project.prepare, pseudonym)[0])
     conversations = [
         replace(one, messages=tuple({"role": turn["role"], "content": next(protected)} for turn in one.messages))
         for one in conversations
@@ -178,14 +203,20 @@ def _dialogues(
     return conversations, counts
 
 
-def _labels(context: StageContext, kept: pl.DataFrame) -> tuple[list[Conversation], list[dict[str, Any]]]:
+def _labels(context: StageContext) -> tuple[list[Conversation], list[dict[str, Any]]]:
     """Writes labels/NAME.parquet; returns label questions of both sides, and what became of each source's records."""
     settings = context.project.prepare
     conversations: list[Conversation] = []
     counts = []
+    posts = pl.concat(
+        [
+            pl.scan_parquet(context.output / f"posts/{split}-*.parquet").with_columns(split=pl.lit(split))
+            for split in SPLITS
+        ]
+    )
     for source in settings.labels:
         read = read_labels(source, context.run.outside(source.path))
-        labelled = labelled_posts(read, source, kept)
+        labelled = labelled_posts(read, source, posts)
         path = context.output / f"labels/{source.name}.parquet"
         path.parent.mkdir(exist_ok=True)
         labelled.select("post_id", "value", "split").write_parquet(path, compression="zstd")
@@ -204,14 +235,12 @@ def _labels(context: StageContext, kept: pl.DataFrame) -> tuple[list[Conversatio
     return conversations, counts
 
 
-def _with_posts(
-    context: StageContext, splits: dict[str, pl.DataFrame], dialogues: Sequence[Conversation]
-) -> Iterator[Conversation]:
+def _with_posts(context: StageContext, splits: Splits, dialogues: Sequence[Conversation]) -> Iterator[Conversation]:
     """Grounded conversations of both sides, and the dialogues, some of them in the server's form."""
     settings, system = context.project.prepare, context.project.assistant.system
     for split, posts in splits.items():
         random = _generator(context, split, 2)
-        asked_about = posts[np.sort(random.permutation(posts.height)[:ASKED_ABOUT])]
+        asked_about = _some(posts, random)
         index = PostIndex()
         index.add(source_posts(asked_about))
         count = settings.grounded_dialogues if split == TRAIN else settings.grounded_held_out
@@ -219,6 +248,18 @@ def _with_posts(
         found = partial(_finds_posts, index)
         yield from (in_served_form(one, system, found) for one in dialogues if one.split == split)
         index.close()
+
+
+def _some(posts: Dataset, random: np.random.Generator) -> pl.DataFrame:
+    """At most `ASKED_ABOUT` posts, all equally likely, in order."""
+    rows = posts.rows
+    chosen = np.sort(random.choice(rows, min(rows, ASKED_ABOUT), replace=False, shuffle=False))
+    found, before = [], 0
+    for table in posts.tables():
+        here = chosen[(chosen >= before) & (chosen < before + len(table))] - before
+        found.append(frame_of(table.select(["post_id", "text"]))[here])
+        before += len(table)
+    return pl.concat(found)
 
 
 def _finds_posts(index: PostIndex, question: str) -> bool:
@@ -234,26 +275,24 @@ def _generator(context: StageContext, split: str, purpose: int) -> np.random.Gen
     return np.random.default_rng([context.project.project.seed, SPLITS.index(split), purpose])
 
 
-def _write_posts(context: StageContext, splits: dict[str, pl.DataFrame]) -> None:
-    schema = POST_SCHEMA.append(pa.field("lang", pa.string()))
-    for split, posts in splits.items():
-        path = context.output / f"posts/{split}-00000.parquet"
-        path.parent.mkdir(exist_ok=True)
-        pq.write_table(posts.select(schema.names).to_arrow().cast(schema), path, compression="zstd")
+def _tokenizer(context: StageContext, train: Dataset, dialogues: Sequence[Conversation]) -> Path:
+    model, folder = context.project.model, context.output / "tokenizer"
+    if not folder.exists():
+        with context.progress.task("tokenizer") as task:
+            base = start_model_folder(model, context.run.outside)
+            unfinished = context.output / _WORK / "tokenizer"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make_tokenizer(model, base, _tokenizer_texts(train, dialogues), unfinished)
+            unfinished.rename(folder)
+            task.advance()
+    return folder
 
 
-def _tokenizer(context: StageContext, train: pl.DataFrame, dialogues: Sequence[Conversation]) -> Tokenizer:
-    model = context.project.model
-    with context.progress.task("tokenizer") as task:
-        base = start_model_folder(model, context.run.outside)
-        folder = context.output / "tokenizer"
-        tokenizer = make_tokenizer(model, base, _tokenizer_texts(train, dialogues), folder)
-        task.advance()
-    return tokenizer
-
-
-def _tokenizer_texts(train: pl.DataFrame, dialogues: Sequence[Conversation]) -> Iterator[str]:
-    yield from steps.iter_texts(train)
+def _tokenizer_texts(train: Dataset, dialogues: Sequence[Conversation]) -> Iterator[str]:
+    """The first posts of each batch, as many as make `LEARNED_FROM`, and the turns of dialogues."""
+    share = min(1.0, LEARNED_FROM / max(1, train.tally["bytes"]))
+    for table in train.tables():
+        yield from table["text"][: math.ceil(share * len(table))].to_pylist()
     for one in dialogues:
         if one.split == TRAIN:
             yield from (turn["content"] for turn in one.messages)
