@@ -74,7 +74,7 @@ def index(tmp_path: Path) -> EvaluationIndex:
     (tmp_path / "questions.jsonl").write_text(json.dumps({"q": LONG, "a": ["72"]}) + "\n" + json.dumps({"q": "no"}))
     with gzip.open(tmp_path / "short.csv.gz", "wt", encoding="utf-8") as stream:
         stream.write('id,text\n1,"The man broke his toe."\n2,"今天天气很好，我们去公园吧"\n')
-    write_index([(name, tmp_path / name) for name in ("questions.jsonl", "short.csv.gz")], tmp_path / "index.npz")
+    write_index([tmp_path / name for name in ("questions.jsonl", "short.csv.gz")], tmp_path / "index.npz")
     return EvaluationIndex.open(tmp_path / "index.npz")
 
 
@@ -98,7 +98,7 @@ def test_evaluation_texts_are_found_in_posts(index: EvaluationIndex, text: str, 
 @given(st.integers(0, 11), st.text(st.characters(categories=["L"]), min_size=1, max_size=9))
 def test_any_eight_words_of_a_long_item_are_found(start: int, other: str) -> None:
     words = LONG.split()[start : start + 8]
-    assert _index_of_long().find(pl.Series([" ".join([other, *words, other])]))[0] == "long#1"
+    assert _index_of_long().find(pl.Series([" ".join([other, *words, other])]))[0] == "long.txt#1"
 
 
 @cache
@@ -106,11 +106,11 @@ def _index_of_long() -> EvaluationIndex:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "long.txt"
         path.write_text(LONG)
-        write_index([("long", path)], path.with_suffix(".npz"))
+        write_index([path], path.with_suffix(".npz"))
         return EvaluationIndex.open(path.with_suffix(".npz"))
 
 
 def test_an_evaluation_set_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(InputError, match="has no text"):
-        write_index([("empty.jsonl", tmp_path / "empty.jsonl")], tmp_path / "index.npz")
+        write_index([tmp_path / "empty.jsonl"], tmp_path / "index.npz")

@@ -33,7 +33,7 @@ def test_a_platform_is_prepared_to_the_contracts(prepare: Prepare) -> None:
     assert funnel_adds_up(report)
     assert report["kept"] == posts.height > 250
     table = pq.read_table(output / "posts/train-00000.parquet")
-    assert table.schema.names == [*POST_SCHEMA.names, "lang"]
+    assert table.schema.names == [*POST_SCHEMA.names, "lang", "tags"]
     assert pq.read_table(output / "conversations/train-00000.parquet").schema.equals(CONVERSATION_SCHEMA)
     assert parquet(output / "labels").columns == ["post_id", "value", "split"]
     assert report["conversations"]["train"]["grounded"] == 30

@@ -54,18 +54,18 @@ class EvaluationIndex:
         return pl.Series("item", self.items).gather(pl.Series(found).replace(-1, None))
 
 
-def write_index(files: Sequence[tuple[str, Path]], target: Path) -> None:
-    """Write the index (.npz) of named files, of which every string counts.
+def write_index(files: Sequence[Path], target: Path) -> None:
+    """Write the index (.npz) of files, of which every string counts; an item is named `FILE#NUMBER`.
 
     JSON (lines), CSV, TSV, Parquet or text, also gzipped. Raises InputError for a file in which there is no text.
     """
     items: list[str] = []
     texts: list[str] = []
     owners: list[int] = []
-    for name, path in files:
+    for path in files:
         before = len(texts)
         for number, strings in enumerate(_items(path), 1):
-            items.append(f"{name}#{number}")
+            items.append(f"{path.name}#{number}")
             texts += strings
             owners += [len(items) - 1] * len(strings)
         if len(texts) == before:
