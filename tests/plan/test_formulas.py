@@ -20,10 +20,16 @@ LLAMA3_405B = Network(126, 16384, 128, 8, 128, 53248, 128256)
 MIXTRAL = Network(32, 4096, 32, 8, 128, 14336, 32000, experts=8, experts_per_token=2, expert_ffn=14336)
 QWEN3_30B = Network(48, 2048, 32, 4, 128, 6144, 151936, qk_norm=True, experts=128, experts_per_token=8, expert_ffn=768)
 
+DEEPSEEK_V3 = Network(
+    61, 7168, 128, 128, 192, 18432, 129280, experts=256, experts_per_token=8, shared_experts=1, expert_ffn=2048,
+    dense_layers=3, q_rank=1536, kv_rank=512, rope_dim=64, value_head_dim=128,
+)  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("network", "published"),
     [
+        (DEEPSEEK_V3, 671e9),
         (GPT3, 175e9),
         (LLAMA3_8B, 8.03e9),
         (LLAMA3_70B, 70.6e9),
@@ -36,7 +42,7 @@ def test_parameters_are_the_published_ones(network: Network, published: float) -
     assert network.parameters == pytest.approx(published, rel=0.005)
 
 
-@pytest.mark.parametrize(("network", "published"), [(MIXTRAL, 12.9e9), (QWEN3_30B, 3.3e9)])
+@pytest.mark.parametrize(("network", "published"), [(MIXTRAL, 12.9e9), (QWEN3_30B, 3.3e9), (DEEPSEEK_V3, 37e9)])
 def test_active_parameters_are_the_published_ones(network: Network, published: float) -> None:
     active = network.matmul_parameters + network.embedding_parameters
     assert active == pytest.approx(published, rel=0.02)
@@ -64,6 +70,20 @@ def test_llama_405b_takes_its_published_compute() -> None:
     assert LLAMA3_405B.training_flops_per_token(8192) * 15.6e12 == pytest.approx(3.8e25, rel=0.06)
 
 
+def test_deepseek_v3_takes_its_published_compute() -> None:
+    """2.664M H800-hours for 14.8T tokens; 250 GFLOPs a token at 4k, causal (its technical report, table 4: 180K
+    GPU-hours per trillion tokens, which is 39% of the bf16 peak)."""
+    flops = DEEPSEEK_V3.training_flops_per_token(4096)
+    assert flops == pytest.approx(250e9, rel=0.02)
+    assert flops * 1e12 / (180e3 * 3600 * 989e12) == pytest.approx(0.39, rel=0.03)
+
+
+@pytest.mark.parametrize(("network", "per_token"), [(LLAMA3_8B, 48.3e9), (LLAMA3_70B, 434e9), (MIXTRAL, 80e9)])
+def test_flops_per_token_are_six_times_the_matrices_and_attention(network: Network, per_token: float) -> None:
+    """By hand at 4,096 tokens: 6 (L (2 h d (a + k) + 3 h f) + h V) + 6 L s a d; Mixtral has two experts."""
+    assert network.training_flops_per_token(4096) == pytest.approx(per_token, rel=0.005)
+
+
 A100 = chip_named("A100-80GB SXM")
 OLD = Software("Megatron 2022", flash=False)
 
@@ -82,6 +102,20 @@ def test_activations_follow_korthikanti(tp: int, recompute: str) -> None:
         "full": 2 * s * b * h / tp,
     }
     assert ours == pytest.approx(hand[recompute])
+
+
+def test_activations_of_22b_to_1t_are_korthikantis() -> None:
+    """Table 3's shapes, first stage, tensor and sequence parallel: s b h L (34 + 5 a s / h) / t (equation 5), without
+    the ends; interleaving holds 1 + (p - 1) / (p v) times as much."""
+    small, gpt3, large = (6144, 64, 48, 8, 1, 1, 4), (12288, 96, 96, 8, 8, 3, 1), (25600, 160, 128, 8, 64, 1, 1)
+    for h, a, layers, tp, pp, v, b in (small, gpt3, large):
+        network = Network(layers, h, a, a, h // a, 4 * h, 51200, gated=False)
+        grid = Grid.product({"tp": [tp], "pp": [pp], "interleave": [v], "micro_batch": [b]})
+        workload = Workload(2048, 512)
+        layer = kept_bytes(network, grid, workload, A100, OLD, np.array([2.0]))[0] * 2048 * b
+        held = layer * layers / pp * in_flight_micro_batches(grid, workload, np.zeros(1))[0]
+        hand = 2048 * b * h * layers * (34 + 5 * a * 2048 / h) / tp * (1 + (pp - 1) / (pp * v) if v > 1 else 1)
+        assert held == pytest.approx(hand)
 
 
 @pytest.mark.parametrize(

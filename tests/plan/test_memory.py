@@ -7,7 +7,14 @@ import pytest
 
 from wingspan.model.shape import ModelShape
 from wingspan.plan import memory as memory_of
-from wingspan.plan.accounting import DEEPSPEED_BF16, DEEPSPEED_FP16, MEGATRON, TORCHTITAN, accounting_of
+from wingspan.plan.accounting import (
+    DEEPSPEED_BF16,
+    DEEPSPEED_FP16,
+    MEGATRON,
+    TORCHTITAN,
+    Accounting,
+    accounting_of,
+)
 from wingspan.plan.activations import in_flight_micro_batches
 from wingspan.plan.chips import chip_named
 from wingspan.plan.grid import SCHEDULES, WINGSPAN, Grid, Software, Workload
@@ -48,3 +55,88 @@ def tensors(shape: ModelShape, layout: Layout, train: Train, stage: int) -> floa
     items = memory_of.stage_memory(network_of(shape), Grid.of(layout), workload, H100, WINGSPAN, stage)
     seen = ("parameters", "gradients", "optimizer", "gathered_blocks", "activations", "logits")
     return float(sum(items[name][0] for name in seen))
+
+
+GPT3 = Network(96, 12288, 96, 96, 128, 49152, 50257, gated=False, tied=True)
+
+
+@pytest.mark.parametrize(
+    ("books", "zero", "bytes_per_parameter"),
+    [
+        (MEGATRON, 0, 18.0),
+        (MEGATRON, 1, 6 + 12 / 16),
+        (DEEPSPEED_FP16, 0, 20.0),
+        (DEEPSPEED_FP16, 1, 4 + 16 / 16),
+        (DEEPSPEED_BF16, 1, 8 + 12 / 16),
+    ],
+)
+def test_states_are_those_of_the_distributed_optimizers_documentation(
+    books: Accounting, zero: int, bytes_per_parameter: float
+) -> None:
+    """Megatron-Core, "Distributed Optimizer": fp16 20 or 4 + 16/d, bf16 with fp32 gradients 18 or 6 + 12/d."""
+    grid = Grid.product({"tp": [8], "pp": [4], "shard": [16], "zero": [zero]})
+    items = memory_of.stage_memory(GPT3, grid, Workload(2048, 1536), H100, Software("any", accounting=books), 1)
+    parameters = GPT3.dense_parameters / 8 / 4
+    assert sum(items[name][0] for name in ("parameters", "gradients", "optimizer")) == pytest.approx(
+        bytes_per_parameter * parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "interleave", "first", "last"),
+    [("1f1b", 1, 8, 1), ("1f1b", 2, 11.5, 4.5), ("zero_bubble", 1, 8, 8), ("v_half", 1, 5, 5), ("v_min", 1, 4, 4)],
+)
+def test_micro_batches_in_flight_by_schedule(schedule: str, interleave: int, first: float, last: float) -> None:
+    """Eight stages: Narayanan et al. 2021; Qi et al. 2023 (zero bubble) and 2024 (V-Half and V-Min)."""
+    grid = Grid.product({"pp": [8], "interleave": [interleave], "schedule": [SCHEDULES.index(schedule)]})
+    held = [float(in_flight_micro_batches(grid, Workload(2048, 64), np.array(float(stage)))[0]) for stage in (0, 7)]
+    assert held == pytest.approx([first, last])
+
+
+def test_the_fullest_stage_is_the_one_shown() -> None:
+    network = Network(30, 4096, 32, 8, 128, 14336, 128256)
+    grid, workload = Grid.product({"pp": [4], "shard": [8], "recompute": [2]}), Workload(8192, 256)
+    stages = [
+        float(memory_of.total(memory_of.stage_memory(network, grid, workload, H100, WINGSPAN, one))[0])
+        for one in range(4)
+    ]
+    shown = memory_of.memory(network, grid, workload, H100, WINGSPAN)
+    assert float(memory_of.total(shown)[0]) == pytest.approx(max(stages))
+    assert memory_of.needed(network, grid, workload, H100, WINGSPAN)[0] == pytest.approx(max(stages))
+
+
+@pytest.mark.parametrize(
+    ("framework", "year", "precision", "name"),
+    [
+        ("Megatron-DeepSpeed (BigScience)", 2022, "fp16", "Megatron-DeepSpeed fp16"),
+        ("Megatron-DeepSpeed (BigScience)", 2022, "bf16", "Megatron-DeepSpeed bf16"),
+        ("torchtitan torch.compile", 2024, "bf16", TORCHTITAN.name),
+        ("torchtitan compile+Float8", 2025, "fp8", "torchtitan since 2025"),
+        ("NeMo/Megatron-Core", 2025, "bf16", MEGATRON.name),
+        ("something new", 2026, "bf16", MEGATRON.name),
+    ],
+)
+def test_accounting_goes_by_the_frameworks_generation(framework: str, year: int, precision: str, name: str) -> None:
+    assert accounting_of(framework, year, precision).name == name
+
+
+@pytest.mark.shared_data
+def test_published_memory_is_predicted(shared_data: Path) -> None:
+    """Mean error by family, and every run that ran and says its layout is predicted to fit but for one in forty."""
+    from wingspan.plan.backtest import read_runs
+
+    runs, _ = read_runs(shared_data / "plan" / "runs_public.csv")
+    errors: dict[str, list[float]] = {}
+    refused = 0
+    for run in runs:
+        items = run.problem.memory(run.grid)
+        refused += float(memory_of.total(items)[0]) > run.problem.capacity
+        if run.memory_gib:
+            told = float(memory_of.reported(items, run.problem.software.accounting)[0]) / 2**30
+            errors.setdefault(run.family, []).append(abs(told / run.memory_gib - 1))
+    means = {family: float(np.mean(one)) for family, one in errors.items()}
+    assert means["bloom-prequel"] < 0.06
+    assert means["torchtitan"] < 0.09
+    assert means["nanotron"] < 0.13
+    assert means["bloom-v100"] < 0.14
+    assert refused < 0.04 * len(runs)

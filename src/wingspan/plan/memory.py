@@ -71,7 +71,7 @@ def stage_memory(
     stage = _Stage(network, grid, workload, chip, software, np.asarray(number, dtype=np.float64))
     items = _states(stage)
     moments = _moments(stage, items["gradients"])
-    fullest = np.argmax(np.broadcast_arrays(*(added(moment.values()) for moment in moments)), axis=0)
+    fullest = np.argmax(np.broadcast_arrays(*(_held(stage, moment) for moment in moments)), axis=0)
     items |= {name: _choose(fullest, [moment[name] for moment in moments]) for name in moments[0]}
     passing = items["gathered_blocks"] + items["activations"] + items["logits"]
     return items | _process(stage) | {"fragmentation": _fragmentation(stage) * passing}
@@ -100,12 +100,14 @@ def _fullest(network: Network, grid: Grid, software: Software) -> list[Array]:
 
 def _whole_stage(stage: _Stage) -> Array:
     states, process = _states(stage), _process(stage)
-    fragmented = 1 + _fragmentation(stage)
-    moments = (
-        moment["gradients"] + fragmented * (moment["gathered_blocks"] + moment["activations"] + moment["logits"])
-        for moment in _moments(stage, states["gradients"])
-    )
-    return added([states["parameters"], states["optimizer"], *process.values(), _largest(moments)])
+    passing = _largest(_held(stage, moment) for moment in _moments(stage, states["gradients"]))
+    return added([states["parameters"], states["optimizer"], *process.values(), passing])
+
+
+def _held(stage: _Stage, moment: Items) -> Array:
+    """Bytes at a moment besides what is there all through the step."""
+    passing = moment["gathered_blocks"] + moment["activations"] + moment["logits"]
+    return moment["gradients"] + (1 + _fragmentation(stage)) * passing
 
 
 def _largest(arrays: Iterable[Array]) -> Array:
