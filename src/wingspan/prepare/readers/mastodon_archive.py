@@ -81,4 +81,5 @@ READER = Reader(
     opens=r"(?:.*/)?outbox\.json",
     looks_like=lambda name, head: name.endswith("outbox.json") and b'"orderedItems"' in head,
     read=read,
+    asks=r"actor\.json",
 )

@@ -1,7 +1,8 @@
 """What a reader is, and how one is found by the name that a project file gives.
 
 A reader is one small file that ends in `READER = Reader(...)`:
-- `opens`: a pattern of whole member names; nothing else of a folder or archive is opened. An allow-list.
+- `opens`: a pattern of whole member names: only these are read for posts. An allow-list.
+- `asks`: a pattern of base names beside them, opened only for what they say of the posts. Nothing else is opened.
 - `looks_like(name, head)`: whether a member whose first 64 KiB are `head` has this format.
 - `read(source, member)`: its posts, as `ReadBatch`es of a few thousand records. Bytes come from `member.chunks()`
   (decompressed, never raising for bad data), lines and array elements from `readers.records`, other members that
@@ -40,6 +41,9 @@ GROUP = "wingspan.readers"
 HEAD = 1 << 16  # bytes that a format is recognised by
 PART = 64 << 20  # bytes of a large file that are one unit
 
+# Other people's words and private ones: no reader opens them for posts, however wide its pattern is.
+_NEVER = r"(?:direct[-_]?messages?|dms?|likes?|favou?rites|bookmarks?|contacts?|accounts?)(?:[-_.\d]|$)"
+
 # In the order in which `recognise` asks: formats with names of their own before those that only content tells.
 _BUILT_IN = (
     "x-archive", "grailbird", "mastodon-archive", "bluesky-car", "bluesky-jetstream", "mastodon-api", "reddit",
@@ -75,9 +79,12 @@ class Reader:
     looks_like: Callable[[str, bytes], bool]
     read: Callable[[PostSource, Member], Iterator[ReadBatch]]
     splits: bool = False
+    asks: str = ""
 
     def may_open(self, member: Member) -> bool:
         """Whether the allow-list has it; a damaged archive is every reader's, so that its loss is counted."""
+        if re.match(_NEVER, member.base, re.IGNORECASE):
+            return False
         return member.refusal.endswith("archive") or re.fullmatch(self.opens, member.name, re.IGNORECASE) is not None
 
 
@@ -155,7 +162,7 @@ def read_unit(unit: Unit) -> Iterator[ReadBatch]:
 
 
 def _next_uncollected(batches: Iterator[ReadBatch]) -> ReadBatch | None:
-    """The next batch, made while the cycle collector rests: it takes a quarter of the time, and records have no cycles."""
+    """The next batch, made while the cycle collector rests: it took a quarter of the time to find no cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -218,4 +218,5 @@ READER = Reader(
     opens=r"(?:.*/)?(?:deleted-tweets?|deleted-tweet-headers|tweets?|community-tweet)(?:-part\d+)?\.js",
     looks_like=lambda _, head: re.match(rb"\s*window\.YTD\.\w*tweet\w*\.part\d+\s*=", head) is not None,
     read=read,
+    asks=r"manifest\.js|note-tweet(?:-part\d+)?\.js|protected-history\.js",
 )
