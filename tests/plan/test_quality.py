@@ -70,3 +70,4 @@ def test_tokens_of_the_posts_beside_those_needed() -> None:
     assert not found["extrapolated"]
     assert quality(1e9, 20e9, 1e26, from_scratch=False)["extrapolated"]
     assert "loss" not in quality(1e9, 20e9, 1e26, from_scratch=False)
+    assert quality(2e6, 4e5, 6e12, from_scratch=True)["compute_optimal"] == []  # no law holds for so little

@@ -12,6 +12,7 @@ from typing import Any
 from wingspan.figures import Figure
 
 _TRAINED_ON = (6e18, 1e22)  # FLOPs of the runs that the loss laws were fitted to
+_TOO_SMALL = 6e16  # FLOPs below which they say more than a random model's loss, or nearly
 _FILE_BYTES_PER_TOKEN = 5.9  # of posts in text files: about 130 bytes with their ids, 22 tokens each
 _HALF_LIFE_TOKENS, _HALF_LIFE_PARAMETERS = 15.39, 5.31  # R* of repeated tokens and of spare parameters
 _CROWDING = 1.645  # standard deviations of a 90% band
@@ -92,6 +93,7 @@ def quality(
     available = text_bytes / _FILE_BYTES_PER_TOKEN if text_bytes else None
     laws = [(law.name, law.optimum(flops)) for law in (REFIT, CHINCHILLA)]
     laws.append(("Llama 3 (arXiv 2407.21783)", llama3_optimum(flops)))
+    too_small = flops < _TOO_SMALL
     needed: dict[str, Any] = {"needed": tokens, "available": available}
     if available:
         needed |= {"passes": tokens / available, "worth": effective_tokens(tokens, available)}
@@ -102,11 +104,12 @@ def quality(
         "compute_optimal": [
             {"law": name, "parameters": size, "tokens": seen, "loss": REFIT.loss(size, seen)}
             for name, (size, seen) in laws
+            if not too_small
         ],
         "tokens": needed,
         "extrapolated": not _TRAINED_ON[0] <= flops <= _TRAINED_ON[1],
     }
-    if from_scratch:
+    if from_scratch and not too_small:
         found["loss"] = predicted_loss(active, tokens).as_json()
         if available and available < tokens:
             found["loss_with_repetition"] = predicted_loss(active, tokens, available).as_json()

@@ -98,7 +98,7 @@ def serving(
     """Replicas, devices and money for the daily users, as JSON; with `unknown` or `unfit` where there is no answer."""
     if chip.missing:
         return {"device": chip.name, "unknown": f"the catalogue does not know {', '.join(chip.missing)}"}
-    domain = fast_domain(chip, devices_per_node)
+    domain = 1 if chip.kind == "cpu" else fast_domain(chip, devices_per_node)
     sizes = [1 << power for power in range(7) if 1 << power <= domain]
     found = [one for size in sizes if (one := replica(network, chip, size, traffic, weight_bytes))]
     if not found:
