@@ -23,7 +23,7 @@ SHAPE = ModelShape("qwen3", 2, 32, 4, 2, 8, 64, 101, tie_embeddings=False)
 
 
 def main(folder: Path, layout: Layout) -> None:
-    with processes() as device:
+    with processes(60) as device:
         part = start_part(SHAPE, layout, 3, sequence=16, global_batch=4, device=device)
         optimizers = make_optimizers(part.model, Optimizer())
         tokens = torch.randint(101, (4, 16), generator=torch.Generator().manual_seed(1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -176,25 +175,6 @@ def test_no_layout_changes_the_loss(name: str, tmp_path: Path) -> None:
     )
     for (_, a), (_, b) in zip(theirs.named_parameters(), ours.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-2)  # bf16
-
-
-@pytest.mark.slow
-def test_two_ranks_killed_and_resumed_end_with_the_same_weights(tmp_path: Path) -> None:
-    for name in ("whole", "cut"):
-        prepared.prepared_run(tmp_path / name, {"dp_shard": 2}, tokens=40 * 256)
-    command = [*TORCHRUN, "--nproc-per-node=2", *SCRIPT]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, timeout=200)
-    process = subprocess.Popen([*command, str(tmp_path / "cut")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "cut/runs/tiny/.train.partial/checkpoints/step-00000012").is_dir():
-        assert process.poll() is None
-        time.sleep(0.01)
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(ranks) == 2
-    for pid in ranks:
-        os.kill(int(pid), signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
-    subprocess.run([*command, str(tmp_path / "cut")], check=True, capture_output=True, timeout=200)
-    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

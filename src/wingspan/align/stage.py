@@ -41,7 +41,7 @@ def work(context: StageContext) -> dict[str, Any]:
     _tell(training, context)
     held_out = held_out.sample(round(_SCORED_SHARE * settings.epochs * training.tokens), context.project.project.seed)
     batches, unseen = (one.packed(settings.sequence, end_of_document) for one in (training, held_out))
-    with processes() as device:
+    with processes(context.project.train.hang_timeout_s) as device:
         folder = open_folder(base)
         part = start_part(
             folder.shape,
@@ -91,6 +91,7 @@ def _recipe(project: Project, sequences: int) -> Recipe:
         seed=project.project.seed,
         checkpoint_every=settings.checkpoint_every,
         keep_checkpoints=settings.keep_checkpoints,
+        hang_timeout_s=project.train.hang_timeout_s,
     )
 
 

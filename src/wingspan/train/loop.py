@@ -17,6 +17,7 @@ from wingspan.train.optimizer import Optimizers, make_optimizers, schedule
 from wingspan.train.order import sample_indices
 from wingspan.train.parallel import Part, gradient_norms, most_changed, scale_gradients, total_norm
 from wingspan.train.record import Fitted, Record
+from wingspan.train.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
     log_every: int = 1
     spike_deviations: float = 0.0
     rollback_after: int = 0
+    hang_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
     with (
         Checkpoints(folder / "checkpoints", part, optimizers, recipe.keep_checkpoints) as checkpoints,
         Record(folder, recipe.name, recipe.steps, recipe.log_every, progress) as record,
+        Watch(recipe.hang_timeout_s) as watch,
     ):
         position = checkpoints.restore(progress.say)
         health = Health(recipe.spike_deviations, recipe.rollback_after, position.seen)
         record.start(position.step)
         while position.step < recipe.steps:
+            watch.beat(position.step)
             mine = position.samples + part.data_rank * rows
             batch = batches.batch(sample_indices(mine, rows, len(batches), recipe.seed)).to(part.device)
             learning_rate = schedule(recipe.optimizer, position.step, recipe.steps)

@@ -291,7 +291,7 @@ def gradient_norms(part: Part) -> Tensor:
     if part.mesh is None:
         return square
     squares = torch.empty(dist.get_world_size(), device=part.device)
-    dist.all_gather_into_tensor(squares, square)
+    dist.all_gather_single(squares, square)
     return squares
 
 

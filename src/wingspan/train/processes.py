@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-_TIMEOUT = timedelta(minutes=10)
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 @contextmanager
-def processes() -> Iterator[torch.device]:
-    """Join the launch's process group, if it has several ranks; yields the device of this rank."""
+def processes(hang_timeout_s: float) -> Iterator[torch.device]:
+    """Join the launch's process group, if it has several ranks; yields the device of this rank.
+
+    A collective gives up after twice `hang_timeout_s`, so that the watch, which knows whom it waits for, speaks first.
+    """
     ranks, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
@@ -23,7 +28,10 @@ def processes() -> Iterator[torch.device]:
     if ranks == 1:
         yield device
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    _die_with_the_launcher()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=2 * timedelta(seconds=hang_timeout_s)
+    )
     try:
         yield device
     finally:
@@ -38,3 +46,9 @@ def ranks() -> int:
 def is_first_rank() -> bool:
     """Whether this process is the one that writes what all ranks share."""
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _die_with_the_launcher() -> None:
+    """Ranks whose launcher was killed would hold their devices for ever; only Linux can be asked to end them."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

@@ -31,7 +31,7 @@ def work(context: StageContext) -> dict[str, Any]:
     """
     began = time.perf_counter()
     project, settings, seed = context.project, context.project.train, context.project.project.seed
-    with processes() as device:
+    with processes(settings.hang_timeout_s) as device:
         folder = _start_folder(context)
         shape = shape_of(project.model) if folder is None else folder.shape
         posts, held_out = (
@@ -95,6 +95,7 @@ def _recipe(project: Project, shape: ModelShape) -> Recipe:
         log_every=settings.log_every,
         spike_deviations=settings.spike_deviations,
         rollback_after=settings.rollback_after,
+        hang_timeout_s=settings.hang_timeout_s,
     )
 
 
