@@ -12,6 +12,8 @@ import typer
 from wingspan.cli.app import RUN, AsJson, Debug, Overrides, ProjectPath, Runs, app, command
 from wingspan.errors import InputError
 
+_REMEDY = "For models that never saw it: wingspan train --force, then wingspan align --force."
+
 
 @command(app, panel=RUN)
 def forget(
@@ -56,34 +58,19 @@ def forget(
 
 def _told(answer: Any, dry_run: bool) -> str:
     """The answer in words."""
-    lines = [f"{'Would be' if dry_run else 'Is'} removed: {_counts(answer.removed)}."]
+    counts = ", ".join(f"{number:,} {name}" for name, number in answer.removed.items()) or "nothing, it is not here"
+    lines = [f"{'Would be' if dry_run else 'Is'} removed: {counts}."]
     if not dry_run:
-        proof = answer.proof
-        lines.append(
-            f"Proof: {proof['found']} of its ids found among {proof['ids_searched']:,} in "
-            f"{proof['files_searched']} files. It is on the run's list: later preparations leave it out."
-        )
-    for model in answer.models:
-        lines.append(f"Cannot be removed from {model.model}: {_learned(model)}.")
-    if answer.models:
-        lines.append("To have models that never saw it: wingspan train --force, then wingspan align --force.")
-    elif not dry_run:
-        lines.append("No model of this run learned from it.")
+        proof = f"{answer.proof['ids_searched']:,} ids in {answer.proof['files_searched']} files"
+        lines.append(f"Proof: among {proof}, {answer.proof['found']} of it. Later preparations leave it out.")
+    lines += [f"Stays in {model.model}, which learned from {_learned(model)}." for model in answer.models]
+    lines.append(_REMEDY if answer.models else "No model of this run learned from it.")
     return "\n".join(lines)
-
-
-def _counts(removed: dict[str, int]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in removed.items()) or "nothing, it is not here"
 
 
 def _learned(model: Any) -> str:
     if not model.certain:
-        return "what it learned from has been replaced since, so it is taken to have learned from it"
-    parts = []
-    if model.steps:
-        parts.append(f"{model.learned:,} posts, in {model.steps:,} steps from {model.first_step} to {model.last_step}")
-    elif model.learned:
-        parts.append(f"{model.learned:,} conversations about it")
-    if model.through:
-        parts.append(f"it was made from {model.through}")
-    return "; ".join(parts)
+        return "what has been replaced since: perhaps from it"
+    by_steps = f"{model.learned:,} of its posts in {model.steps:,} steps, {model.first_step} to {model.last_step}"
+    by_conversations = f"{model.learned:,} conversations about it"
+    return by_steps if model.steps else " and ".join([by_conversations] * bool(model.learned) + [model.through])

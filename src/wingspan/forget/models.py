@@ -37,10 +37,6 @@ def models_that_learned(run: Run, stones: Tombstones) -> list[Learned]:
     found = [*_base(run, stones, "train", "train/base"), *_base(run, stones, ".train.partial", ".train.partial")]
     if (assistant := _assistant(run, stones, through="train/base" if found else "")) is not None:
         found.append(assistant)
-        found += [
-            Learned(f"serve/{file.name}", *_no_steps(assistant), assistant.certain, through=assistant.model)
-            for file in sorted((run.folder / "serve").glob("assistant-*"))
-        ]
     return found
 
 
@@ -85,7 +81,3 @@ def _assistant(run: Run, stones: Tombstones, through: str) -> Learned | None:
     if certain and not rests and not through:
         return None
     return Learned(model, rests, 0, None, None, certain, through)
-
-
-def _no_steps(model: Learned) -> tuple[int, int, None, None]:
-    return model.learned, 0, None, None

@@ -16,7 +16,7 @@ import polars as pl
 
 from wingspan.errors import InputError, WingspanError
 from wingspan.forget.models import Learned, models_that_learned
-from wingspan.forget.rewrite import renew_index, rewrite
+from wingspan.forget.rewrite import rewrite
 from wingspan.knowledge.index import PostIndex
 from wingspan.prepare.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, as_notices, prove, read_list
 from wingspan.stages import STAGES
@@ -32,7 +32,6 @@ from wingspan.workspace import (
 )
 
 _REWRITTEN = ("prepare", "evaluate")  # the stages that keep posts
-_STAGES_OF = {"serve": "align", ".train.partial": "train"}  # by the folder of a model
 _DERIVED = ("report.html", ".prepare.partial", ".prepare.old", ".evaluate.partial", ".evaluate.old")
 
 
@@ -71,7 +70,6 @@ def forget(run: Run, lines: Iterable[str], pseudonym: Callable[[str], str], *, d
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with amendment(run) as draft:
         answer = _draft(run, draft, Answer(requests, at, {}, models, {}), stones)
-    _keep_search(run)
     proof = prove(run.folder / "prepare", stones)
     return replace(answer, proof={name: proof[name] for name in ("files_searched", "ids_searched", "found")})
 
@@ -106,26 +104,17 @@ def _clear(run: Run, post_ids: pl.Series) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _keep_search(run: Run) -> None:
-    """Give the search index the name under which a server looks for it now, so that it is not made anew."""
-    if run.manifest("prepare") is not None:
-        for file in (run.folder / "serve").glob("posts-*.sqlite"):
-            file.rename(file.with_name(f"posts-{artefact_hash(run, 'prepare/posts')[:16]}.sqlite"))
-
-
 def _draft(run: Run, draft: Path, answer: Answer, stones: Tombstones) -> Answer:
     """Write to `draft` all that changes; returns the answer with what goes."""
     removed: Counter[str] = Counter()
     for stage in _REWRITTEN:
         removed += rewrite(run.stage(stage), draft / stage, stones)
-    renew_index(run.folder / "prepare/tokens", draft / "prepare/tokens")
     _renew_manifests(run, draft)
     answers = _answers(run)
     earlier = [one for one in answers if one["requests"] == list(answer.requests)]
     if earlier and not removed:  # it was answered before, perhaps by a process that did not live to say so
-        models = (Learned(**one) for one in earlier[-1]["models"])
-        still = tuple(one for one in models if _made_before(run, one.model, earlier[-1]["at"]))
-        return replace(answer, at=earlier[-1]["at"], removed=earlier[-1]["removed"], models=still)
+        models = tuple(Learned(**one) for one in earlier[-1]["models"])
+        return replace(answer, at=earlier[-1]["at"], removed=earlier[-1]["removed"], models=models)
     answer = replace(answer, removed=dict(sorted(removed.items())))
     path = draft / FORGOTTEN_LIST
     path.touch(mode=0o600)
@@ -136,12 +125,6 @@ def _draft(run: Run, draft: Path, answer: Answer, stones: Tombstones) -> Answer:
 def _answers(run: Run) -> list[dict[str, Any]]:
     path = run.folder / FORGOTTEN_LIST
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-
-
-def _made_before(run: Run, model: str, moment: str) -> bool:
-    """Whether the model is the one that there was at that moment, and not one made since."""
-    manifest = run.manifest(_STAGES_OF.get(model.partition("/")[0], model.partition("/")[0]))
-    return manifest is None or bool(manifest["finished_at"] <= moment)
 
 
 def _renew_manifests(run: Run, draft: Path) -> None:

@@ -34,7 +34,7 @@ def rewrite(folder: Path, draft: Path, stones: Tombstones) -> Counter[str]:
             gone += _empty_places(file, target, stones)
         elif file.suffix == ".parquet":
             gone += _drop_rows(file, target, stones, file.relative_to(folder).parts[0].removesuffix(".parquet"))
-        elif file.suffix in (".json", ".jsonl") and file.name not in ("manifest.json", "tokenizer.json"):
+        elif file.suffix == ".json" and file.name not in ("manifest.json", "tokenizer.json"):
             gone += _drop_entries(file, target, stones)
     return gone
 
@@ -81,51 +81,33 @@ def _empty_places(file: Path, target: Path, stones: Tombstones) -> Counter[str]:
     if not gone.any():
         return Counter()
     documents = pl.DataFrame(table)
-    index = json.loads((file.parent / "index.json").read_text())
+    draft = target.with_name("index.json")
+    index = json.loads((draft if draft.exists() else file.with_name("index.json")).read_text())
     tokens = file.with_name(file.name.removesuffix(_SHARD) + ".bin")
     ids = np.fromfile(tokens, dtype=np.dtype(index["dtype"]).newbyteorder("<"))
     for offset, length in documents.filter(gone).select("offset", "length").iter_rows():
         ids[offset : offset + length] = index["end_of_document"]
     target.parent.mkdir(parents=True, exist_ok=True)
     ids.tofile(target.with_name(tokens.name))
+    (shard,) = (one for shards in index["splits"].values() for one in shards if one["file"] == tokens.name)
+    shard["sha256"] = file_hash(target.with_name(tokens.name))
+    draft.write_text(json.dumps(index, indent=1))
     emptied = [pl.when(~gone).then("post_id"), pl.when(gone).then(0).otherwise("bytes").alias("bytes")]
     _write(target, [documents.with_columns(emptied).to_arrow().cast(table.schema)], table.schema)
     return Counter({"tokens": int(documents.filter(gone)["length"].sum()), "documents": int(gone.sum())})
 
 
-def renew_index(folder: Path, draft: Path) -> None:
-    """The token index with the hashes of the shards that `draft` replaces."""
-    path = folder / "index.json"
-    if not path.is_file():
-        return
-    index = json.loads(path.read_text())
-    changed = [one for shards in index["splits"].values() for one in shards if (draft / one["file"]).is_file()]
-    for shard in changed:
-        shard["sha256"] = file_hash(draft / shard["file"])
-    if changed:
-        (draft / "index.json").write_text(json.dumps(index, indent=1))
-
-
 def _drop_entries(file: Path, target: Path, stones: Tombstones) -> Counter[str]:
-    """A document without those entries of its lists that name something forgotten."""
-    text = file.read_text(encoding="utf-8")
-    lines = text.splitlines() if file.suffix == ".jsonl" else [text]
-    try:
-        content = [json.loads(line) for line in lines if line.strip()]
-    except ValueError:
-        return Counter()
+    """A JSON document without those entries of its lists that name something forgotten."""
+    content = json.loads(file.read_text(encoding="utf-8"))
     named = pl.Series(sorted(set(_named(content))), dtype=pl.String)
     forgotten = set(named.filter(stones.of_posts(named).is_not_null()))
-    if not forgotten:
-        return Counter()
     entries: Counter[str] = Counter()
-    pruned = [one for one in content if file.suffix == ".json" or not forgotten.intersection(_named(one))]
-    pruned = [_pruned(one, forgotten, entries) for one in pruned]
-    entries["samples"] += len(content) - len(pruned)
-    indent = 1 if file.suffix == ".json" else None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("\n".join(json.dumps(one, indent=indent, ensure_ascii=False) for one in pruned), encoding="utf-8")
-    return +entries
+    if forgotten:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pruned = _pruned(content, forgotten, entries)
+        target.write_text(json.dumps(pruned, indent=1, ensure_ascii=False), encoding="utf-8")
+    return entries
 
 
 def _named(value: Any) -> Iterator[str]:
