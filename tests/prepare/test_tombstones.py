@@ -38,15 +38,6 @@ def test_exactly_the_given_ids_are_in_the_set_also_from_disk(
     assert built.counts.get("deleted", 0) == len(gone)
 
 
-def test_ids_with_equal_first_halves_of_their_digests_are_told_apart() -> None:
-    built = stones(*(("post", str(number)) for number in range(8)))
-    built.keys[0, :] = built.keys[0, 3]
-    merged = built._with("post", pl.DataFrame({"id": ["x"], "reason": ["deleted"]}))
-    assert merged.longest_run == 8
-    same = merged.keys[0] == built.keys[0, 3]
-    assert same.sum() == 8
-
-
 def test_an_author_is_known_by_id_in_any_case_and_by_pseudonym() -> None:
     built = stones(("author", "Anna"))
     names = pl.Series(["anna", "ANNA", pseudonym("anna"), "ann", None])

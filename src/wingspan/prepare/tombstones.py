@@ -1,7 +1,7 @@
 """What must not be used: one global set of posts and authors, whatever says so, applied to all sources at once.
 
 Notices (deletions, deactivated accounts, consent signals, opt-outs, what was forgotten) are settled first, since some
-take others back. What holds is kept as 128-bit digests in one sorted array that processes map from disk: 24 bytes an
+take others back. What holds is kept as 128-bit digests in one sorted array that processes map from disk: 17 bytes an
 id. Among 10^10 posts and 10^9 tombstones one innocent post is taken for another with a probability of 10^-19
 (n m / 2^128), and nobody can look for such an id, since the digests are seeded with the pseudonym key.
 """
@@ -34,20 +34,20 @@ FORGOTTEN_LIST = "forgotten.jsonl"  # in the run folder: what `wingspan forget` 
 KEY_CHECK = "pseudonym key"  # its pseudonym in report.json tells whether a key is the one that was used
 LINKS = ("parent_id", "root_id", "quote_of")
 _POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "repost_of", "repeats", *LINKS), ("author_id",)
-_KEYS, _FACTS = "tombstones.npy", "tombstones.json"
+_DIGEST = np.dtype("S16")
 _HANDLE = re.compile(r"@([\w.-]+)@([\w.-]+)")
 
 
 @dataclass(frozen=True)
 class Tombstones:
-    """The settled set. `keys` has a column per id, sorted: two halves of its digest, and which of `reasons` holds."""
+    """The settled set: `keys` are sorted digests of 16 bytes, `codes` say which of `reasons` holds for each."""
 
     seed: int
     reasons: tuple[str, ...]
     counts: dict[str, int]  # reason -> ids given
     pattern: str  # of ids of posts and authors that opted out, for Rust's regex; empty: none
-    keys: npt.NDArray[np.uint64]
-    longest_run: int  # of keys that share their first half: one but for once in a universe
+    keys: npt.NDArray[np.bytes_]
+    codes: npt.NDArray[np.uint8]
 
     @classmethod
     def build(
@@ -65,7 +65,7 @@ class Tombstones:
         counts = dict(rows.group_by("reason").agg(pl.col("id").n_unique()).sort("reason").iter_rows())
         seed = int.from_bytes(hashlib.blake2b(pseudonym("tombstones").encode(), digest_size=8).digest(), "big")
         reasons = tuple(dict.fromkeys([*counts, OPTED_OUT]))
-        empty = cls(seed, reasons, counts, "|".join(patterns), np.empty((3, 0), dtype=np.uint64), 0)
+        empty = cls(seed, reasons, counts, "|".join(patterns), np.empty(0, _DIGEST), np.empty(0, np.uint8))
         authors = rows.filter(pl.col("kind") == AUTHOR)
         names = pl.Series("id", [pseudonym(name) for name in authors["id"]], dtype=pl.String)
         return empty._with(POST, rows.filter(pl.col("kind") == POST))._with(
@@ -82,28 +82,23 @@ class Tombstones:
 
     def _with(self, kind: str, rows: pl.DataFrame) -> Tombstones:
         """The set and rows of columns id, reason."""
-        codes = [self.reasons.index(reason) for reason in rows["reason"]]
-        added = np.vstack([_digests(kind, rows["id"], self.seed), np.array(codes, dtype=np.uint64)])
-        keys = np.hstack([self.keys, added])
-        keys = keys[:, np.lexsort((keys[1], keys[0]))]
-        again = np.zeros(keys.shape[1], dtype=np.bool_)
-        again[1:] = (keys[:2, 1:] == keys[:2, :-1]).all(axis=0)
-        keys = np.ascontiguousarray(keys[:, ~again])  # of two reasons the earlier one stays
-        runs = np.unique_counts(keys[0]).counts
-        return replace(self, keys=keys, longest_run=int(runs.max(initial=0)))
+        codes = np.array([self.reasons.index(reason) for reason in rows["reason"]], dtype=np.uint8)
+        keys, first = np.unique(np.append(self.keys, _digests(kind, rows["id"], self.seed)), return_index=True)
+        return replace(self, keys=keys, codes=np.append(self.codes, codes)[first])  # the earlier of two reasons stays
 
     def write(self, folder: Path) -> None:
         """Keep the set in `folder`."""
-        np.save(folder / _KEYS, self.keys)
-        facts = {name: getattr(self, name) for name in ("seed", "reasons", "counts", "pattern", "longest_run")}
-        (folder / _FACTS).write_text(json.dumps(facts))
+        facts = {name: getattr(self, name) for name in ("seed", "reasons", "counts", "pattern")}
+        (folder / "tombstones.json").write_text(json.dumps(facts))
+        np.save(folder / "keys.npy", self.keys)
+        np.save(folder / "codes.npy", self.codes)
 
     @classmethod
     def open(cls, folder: Path) -> Tombstones:
         """The set that was kept in `folder`, mapped: processes share its memory."""
-        facts = json.loads((folder / _FACTS).read_text())
-        facts["reasons"] = tuple(facts["reasons"])
-        return cls(**facts, keys=np.load(folder / _KEYS, mmap_mode="r"))
+        facts = json.loads((folder / "tombstones.json").read_text())
+        keys, codes = (np.load(folder / name, mmap_mode="r") for name in ("keys.npy", "codes.npy"))
+        return cls(**facts | {"reasons": tuple(facts["reasons"])}, keys=keys, codes=codes)
 
     def of_posts(self, ids: pl.Series) -> pl.Series:
         """For each post id the reason why it must not be used, or null."""
@@ -115,29 +110,23 @@ class Tombstones:
 
     def _look_up(self, kind: str, ids: pl.Series) -> pl.Series:
         given = ids.is_not_null().to_numpy()
-        first, second = _digests(kind, ids.drop_nulls(), self.seed)
-        code = np.full(first.size, -1, dtype=np.int64)
-        at = np.searchsorted(self.keys[0], first)
-        for step in range(self.longest_run):
-            place = np.minimum(at + step, self.keys.shape[1] - 1)
-            hit = (self.keys[0, place] == first) & (self.keys[1, place] == second)
-            code[hit] = self.keys[2, place[hit]]
-        found = np.full(len(ids), -1, dtype=np.int64)
-        found[given] = code
-        reasons = pl.Series(self.reasons).gather(np.maximum(found, 0)).rename(ids.name)
-        reasons = pl.select(pl.when(pl.Series(found >= 0)).then(reasons)).to_series()
+        found = np.full(len(ids), len(self.reasons))
+        if self.keys.size:
+            digests = _digests(kind, ids.drop_nulls(), self.seed)
+            at = np.minimum(np.searchsorted(self.keys, digests), self.keys.size - 1)
+            found[given] = np.where(self.keys[at] == digests, self.codes[at], len(self.reasons))
+        reasons = pl.Series([*self.reasons, None]).gather(found).rename(ids.name)
         if not self.pattern:
             return reasons
-        return pl.select(
-            pl.coalesce(reasons, pl.when(ids.str.contains(self.pattern)).then(pl.lit(OPTED_OUT)))
-        ).to_series()
+        patterned = pl.when(ids.str.contains(self.pattern)).then(pl.lit(OPTED_OUT))
+        return pl.select(pl.coalesce(reasons, patterned)).to_series()
 
 
-def _digests(kind: str, ids: pl.Series, seed: int) -> npt.NDArray[np.uint64]:
-    """Shape (2, ids): xxh3 of 128 bits; an author's name means the same in any case."""
+def _digests(kind: str, ids: pl.Series, seed: int) -> npt.NDArray[np.bytes_]:
+    """xxh3 of 128 bits of each id; an author's name means the same in any case."""
     names = (ids.str.to_lowercase() if kind == AUTHOR else ids).cast(pl.Binary)
-    digests = b"".join([xxhash.xxh3_128_digest(name, seed ^ (kind == AUTHOR)) for name in names.to_list()])
-    return np.frombuffer(digests, dtype=">u8").reshape(-1, 2).T.astype(np.uint64)
+    digests = [xxhash.xxh3_128_digest(name, seed ^ (kind == AUTHOR)) for name in names.to_list()]
+    return np.frombuffer(b"".join(digests), dtype=_DIGEST)
 
 
 def settle(notices: pl.DataFrame) -> pl.DataFrame:
