@@ -34,6 +34,8 @@ def test_rows_are_compared_in_what_they_report_and_others_say_why_not(tmp_path: 
         "days,Other 7B,6.7,,1.0,2048,A100-80GB,128,,50,,,0.14-0.29 (1-2 per week),,arXiv 2302.1,B,",
         "basis,Third 7B,6.7,6.7,1.0,2048,A100-80GB,,100000,,44,400W x PUE 1.1,,,arXiv 2302.1,C,",
         "chip,Fourth,1,1,1,,Abacus,8,1000,,,,,,x,C,",
+        "minus,Fifth 7B,6.7,6.7,1.0,2048,A100-80GB,-128,100000,,,,,,x,C,",
+        "many,Sixth 7B,6.7,6.7,1.0,2048,A100-80GB,1e12,100000,,,,,,x,C,",
         "cluster,Cluster,,,,,A100-80GB,16384,,,,,6.50 per 1000 node-days,,x,C,",
     )
     found = backtest_whole_runs(path)
@@ -46,7 +48,7 @@ def test_rows_are_compared_in_what_they_report_and_others_say_why_not(tmp_path: 
     assert figures["days"]["failures_per_day"]["reported"] == pytest.approx(0.215)
     assert figures["basis"]["energy_mwh"]["predicted"] == pytest.approx(44)
     assert figures["cluster"]["failures_per_day"]["reported"] == pytest.approx(6.5 * 2.048)
-    assert [one["id"] for one in found["refused"]] == ["chip"]
+    assert {one["id"]: one["reason"] for one in found["refused"]}.keys() == {"chip", "minus", "many"}
     console = Console(width=130, record=True)
     console.print(render_whole_runs(found))
     assert "16,384*" in console.export_text()

@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
 _ASPECT, _HEAD, _KEY_HEADS, _TOP_K = 128, 128, 8, 8  # width over layers; of a head; grouped keys; experts of a token
 _BATCH, _BATCH_FOR, _BATCH_GROWS = 16e6, 15e12, 0.7  # tokens: Llama 3's 16M for 15T, Llama 2's 4M for 2T
 _USUAL_DAYS, _USUAL_MFU = 30.0, 0.4  # of a run whose maker tells of no fleet
-_MOST_SEQUENCES = 2**20
+_MOST_SEQUENCES, _MOST_DEVICES = 2**20, 1_000_000
 _MODERN = 2023  # flash attention, longer sequences
 
 
@@ -93,12 +93,16 @@ def _read(row: Row) -> Reported:
     devices, active = _number(row, "n_devices"), _number(row, "active_params_b") or _number(row, "params_b")
     sizes = (1e9 * _number(row, "params_b"), 1e9 * active, 1e12 * _number(row, "tokens_t"))
     hours = _number(row, "gpu_hours_reported") or 24 * _number(row, "days_reported") * devices
+    if devices > _MOST_DEVICES:
+        raise InputError(f"n_devices = {row['n_devices']} is more than there are")
     return Reported(row, chip_of(row["device"]), int(devices), *sizes, hours)
 
 
 def _number(row: Row, column: str) -> float:
     """The first number of a cell, the middle of a range; 0 where there is none."""
-    text = (row.get(column) or "").split("(")[0]
+    text = (row.get(column) or "").split("(")[0].strip()
+    if text.startswith("-"):
+        raise InputError(f"{column} = {text} is not positive")
     found = [float(one.replace(",", "")) for one in _NUMBER.findall(text)]
     return sum(found[:2]) / 2 if re.match(r"[\d.]+-\d", text) else found[0] if found else 0.0
 
@@ -116,7 +120,9 @@ def _compare(one: Reported, *, inferred_fleet: bool) -> dict[str, Any]:
     """What can be compared of one row: {figure: {predicted, reported, error, low, high}}."""
     figures: dict[str, dict[str, float]] = {}
     fleet = Fleet(device=one.chip.name, devices=one.devices or 1)
-    energy, failures = _number(one.row, "energy_mwh_reported"), _number(one.row, "failures_per_day")
+    estimated = "est" in (one.row.get("energy_mwh_reported") or "")
+    energy = 0.0 if estimated else _number(one.row, "energy_mwh_reported")
+    failures = _number(one.row, "failures_per_day")
     goodput, busy, step_s, batch_tokens = _number(one.row, "goodput_pct") / 100, 0.8, 1.0, 1
     known = bool(one.parameters and one.tokens and one.devices and (one.hours or energy))
     if known:
@@ -159,7 +165,8 @@ def _fastest(one: Reported) -> tuple[dict[str, float], int]:
     network = network_like(one.parameters, one.active, vocab=128_256 if new else 32_000)
     sequence = int(_number(one.row, "seq_len") or (8192 if new else 4096 if one.year >= _MODERN else 2048))
     low_precision = "FP8" in one.row.get("notes", "")
-    software = software_of({"framework": one.row["model"] + one.row.get("source", ""), "year": str(one.year)})
+    words = " ".join(one.row.get(column) or "" for column in ("model", "source", "device"))
+    software = software_of({"framework": words, "year": str(one.year)})
     space = Space(ep=True, most_interleave=8, precision=(2 if low_precision else 0,), zero=(1, 3), wide=True)
     batch = _batch(one.tokens, sequence, one.devices)
     while batch <= _MOST_SEQUENCES:
