@@ -90,5 +90,9 @@ def amount(value: float, unit: str) -> str:
             return mass(value)
         case "share":
             return f"{100 * value:.3g}%"
+        case "kW":
+            return f"{value / 1000:,.3g} MW" if value >= 1000 else f"{value:,.3g} kW"
+        case "m3":
+            return f"{value:,.0f} m³"
         case _:
             return f"{count(value)} {unit}"

@@ -23,9 +23,7 @@ def explainer_of(example: str, **fleet: object) -> Explainer:
     project = load_project(EXAMPLES / example)
     project = project.model_copy(update={"fleet": project.fleet.model_copy(update=fleet)})
     layout, choice = stage.decide_layout(project, shape_of(project.model))
-    text_bytes = stage._text_bytes(project, EXAMPLES)
-    plan = stage.make_plan(project, shape_of(project.model), nominal(), layout, choice, text_bytes)
-    return stage.explainer(project, EXAMPLES, plan)
+    return stage.explainer(project, EXAMPLES, nominal(), layout, choice)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def frontier() -> Explainer:
 def filled_in(text: str) -> float | None:
     """What a formula with its values is worth; None where it still has a name in it."""
     try:
-        return float(eval(re.sub(r"(?<=\d),(?=\d{3})", "", text), {"__builtins__": {}}, ARITHMETIC))
+        return float(eval(re.sub(r"(?<=\d),(?=\d{3})", "", text.replace("×", "*")), {"__builtins__": {}}, ARITHMETIC))
     except (NameError, SyntaxError, TypeError):
         return None
 
@@ -59,11 +57,11 @@ def test_every_number_of_the_fleet_is_explained_by_a_formula_that_gives_it(examp
 def test_a_derivation_names_its_inputs_and_what_they_rest_on(frontier: Explainer) -> None:
     cost = frontier.explain("cost")
     assert cost.name == "fleet.cost"
-    assert cost.formula == "price * device_hours"
-    assert cost.filled.startswith("2.95 * ")
+    assert cost.formula == "price × device_hours"
+    assert cost.filled.startswith("2.95 × ")
     price, hours = cost.terms
     assert price.source.startswith("project file: US dollars")
-    assert hours.formula == "days * 24 * fleet.devices"
+    assert hours.formula == "days × 24 × fleet.devices"
     assert frontier.explain("cost.device_hours").formula == hours.formula
 
 
@@ -76,7 +74,7 @@ def test_sources_are_docstrings_and_comments_of_the_planner(frontier: Explainer)
 
 def test_another_fleet_gets_its_own_values() -> None:
     dearer = explainer_of("frontier", price_per_device_hour=5.0, devices=5120)
-    assert dearer.explain("cost").filled.startswith("5 * ")
+    assert dearer.explain("cost").filled.startswith("5 × ")
     assert dearer.explain("device_hours").filled.endswith("5,120")
 
 

@@ -1,17 +1,14 @@
 """The stage: its files, what other stages read of them, and that the layout never changes by itself."""
 
-import io
 import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from wingspan.errors import InputError
 from wingspan.figures import Figure
 from wingspan.plan import stage
 from wingspan.plan.machine import Measurement, nominal
-from wingspan.plan.terminal import render
 from wingspan.progress import SilentProgress
 from wingspan.project import Layout, Project, load_project
 from wingspan.workspace import Run, StageContext
@@ -112,22 +109,3 @@ def test_an_impossible_fleet_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="fits on no layout of 8 H100 SXM"):
         run_plan(few, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_page_is_self_contained_and_the_terminal_shows_the_answer(
-    frontier: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage, "measure", busy_machine)
-    run_plan(frontier, tmp_path)
-    plan = json.loads((tmp_path / "plan.json").read_text())
-    html = (tmp_path / "plan.html").read_text()
-    assert "http://" not in html
-    assert "https://" not in html
-    assert "<script" not in html
-    for chip in plan["chips"]:
-        assert chip["device"] in html
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(render(plan))
-    shown = " ".join(console.export_text().split())
-    for word in ("10,240 x H100 SXM", "One step", "goodput", "Memory", "As many of other chips"):
-        assert word in shown

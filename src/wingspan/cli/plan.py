@@ -73,7 +73,9 @@ def explain(
     """
     from wingspan.cli.perform import perform
     from wingspan.console import output, print_json
-    from wingspan.plan.stage import explainer
+    from wingspan.model.shape import shape_of
+    from wingspan.plan.machine import Measurement
+    from wingspan.plan.stage import decide_layout, explainer
     from wingspan.plan.terminal import render_derivation, render_names
     from wingspan.workspace import lock, open_run
 
@@ -83,8 +85,29 @@ def explain(
     with lock(run, "wingspan plan"):
         perform(run, "plan", force=False, quiet=True)
     plan: dict[str, Any] = json.loads((run.stage("plan") / "plan.json").read_text(encoding="utf-8"))
-    explaining = explainer(run.project, run.base, plan)
+    layout, choice = decide_layout(run.project, shape_of(run.project.model))
+    explaining = explainer(run.project, run.base, Measurement(**plan["machine"]), layout, choice)
     if name is None:
         return print_json(explaining.figures) if json_ else output.print(render_names(explaining.figures))
     derivation = explaining.explain(name)
     print_json(derivation.as_json()) if json_ else output.print(render_derivation(derivation))
+
+
+@command(app.plan, "layouts")
+def layouts(
+    project: ProjectPath = Path("."),
+    overrides: Overrides = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Also what other software than train runs.")] = False,
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Which layouts are worth having? The front of time against money and energy, and why the others are slower.
+
+    Example: wingspan plan layouts examples/frontier --wide
+    """
+    from wingspan.console import output, print_json
+    from wingspan.plan.rivals import render, rivals
+    from wingspan.project import load_project
+
+    found = rivals(load_project(project, overrides or ()), wide=wide)
+    print_json(found) if json_ else output.print(render(found))

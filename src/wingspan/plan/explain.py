@@ -1,6 +1,6 @@
 """Why a number of the plan is what it is: the line of the planner that made it, with the values that it had.
 
-The plan is made again while the planner's functions are watched. A formula shown is the source of the expression
+The planner's functions are watched while they make the plan. A formula shown is the source of the expression
 that ran, its values are those that were there, and a line counts as a number's own only when it gives that number:
 an explanation cannot drift from the computation. Sources are the planner's own docstrings and comments.
 """
@@ -33,9 +33,7 @@ from wingspan.plan.machine import Measurement
 _WATCHED = ("wingspan.plan.", "wingspan.model.")
 _CALLS_KEPT = 6  # of one function: the first are about the project's own fleet
 # What a plan passes on as it was given, and fleets other than its own.
-_READ = re.compile(
-    r"^(machine|choice|at_scale|failure_rates|serving\.traffic|model\.(layers|hidden|vocab))\b|\.layout\."
-)
+_READ = re.compile(r"^(machine|choice|failure_rates|serving\.traffic|model\.(layers|hidden|vocab))\b|\.layout\.")
 _INPUTS = (BaseModel, ModelShape, Chip, Measurement)
 _ARITHMETIC = {
     "max",
@@ -54,7 +52,7 @@ _ARITHMETIC = {
     "int",
 }
 _FIGURES = {"predicted", "measured", "published"}
-_NOISE = re.compile(r"\b(?:np|math|self)\.|\b_(?=\w)|\[0\]|\.values\(\)")
+_NOISE = re.compile(r"\b(?:np|math|self)\.|\b_(?=\w)|\[0\]|\.values\(\)|(?<=max|min)imum")
 _RETURNED = ""  # the name of what a function returns without naming it
 _LONG = 40  # characters from which the arguments of a call are left out
 _UNREADY = (NameError, TypeError, AttributeError, ValueError, LookupError, ArithmeticError)
@@ -84,6 +82,7 @@ class _Call:
 
     code: CodeType
     names: dict[str, Any]  # what its expressions can refer to
+    result: Any
 
     def value(self, node: ast.expr) -> Any:
         """What an expression of the function is worth; None where that can no longer be said."""
@@ -96,8 +95,14 @@ class _Call:
 
     def gives(self, node: ast.expr, value: float) -> bool:
         """Whether the expression gives that number."""
-        found = self.value(node)
-        return isinstance(found, int | float) and math.isclose(found, value, rel_tol=1e-9)
+        return _same(self.value(node), value)
+
+    def returned(self, value: float) -> bool:
+        """Whether the function returned that number, alone or among others."""
+        parts = self.result if isinstance(self.result, tuple) else (self.result,)
+        if isinstance(self.result, dict):
+            parts = tuple(self.result.values())
+        return any(np.size(part) == 1 and _same(part, value) for part in parts)
 
     def reads(self, node: ast.expr) -> bool:
         """Whether the expression is an input: a field of the project, the model, the chip or the machine."""
@@ -107,20 +112,25 @@ class _Call:
         return isinstance(owner, _INPUTS) and not isinstance(getattr(type(owner), node.attr, None), property)
 
 
+def _same(found: Any, value: float) -> bool:
+    number = found.item() if isinstance(found, np.ndarray | np.generic) else found
+    return isinstance(number, int | float) and math.isclose(number, value, rel_tol=1e-9)
+
+
 _Made = tuple[_Call, ast.expr]  # an expression in the call that it belongs to
 
 
 class Explainer:
-    """Explains the numbers of one plan; `remake` makes that plan again."""
+    """Explains the numbers of the plan that `make` makes."""
 
-    def __init__(self, plan: dict[str, Any], remake: Callable[[], object]) -> None:
-        self.figures = {path: value for path, value in _figures(plan) if not _READ.search(path)}
-        self._calls = _watch(remake)
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self.plan, self._calls = _watched(make)
+        self.figures = {path: value for path, value in _figures(self.plan) if not _READ.search(path)}
 
-    def explain(self, name: str) -> Derivation:
+    def explain(self, name: str, *, deep: bool = True) -> Derivation:
         """The derivation of a number of the plan, or of a term of one: `cost` or `cost.device_hours`.
 
-        Raises InputError with the nearest names for a name that there is not.
+        Where `deep`, with its terms. Raises InputError with the nearest names for a name that there is not.
         """
         if (found := self._find(name)) is None:
             last = name.rpartition(".")[2]
@@ -129,7 +139,7 @@ class Explainer:
             raise InputError(f"the plan has no number '{name}'", remedy=remedy)
         path, value, (call, node) = found
         terms: dict[str, Derivation] = {}
-        for leaf in _leaves(node):
+        for leaf in _leaves(node) if deep else ():
             match leaf:
                 case ast.Call(func=ast.Attribute(value=whole, attr="values")):
                     terms |= {part: Derivation(part, one) for part, one in call.value(whole).items() if one}
@@ -165,6 +175,8 @@ class Explainer:
         """
         passed: list[_Made] = []
         for call in [first, *self._calls] if first else self._calls:
+            if name in (_RETURNED, call.code.co_name) and value is not None and not call.returned(value):
+                continue
             for node in _expressions(call.code).get(name, ()):
                 if call.gives(node, value) if value is not None else isinstance(call.value(node), int | float):
                     chosen = _Chosen(call).visit(copy.deepcopy(node))
@@ -181,7 +193,7 @@ class Explainer:
 
     def _entry(self, name: str, value: float) -> _Made | None:
         """The line of {name: f(each) for name, each in whole.items()} that made this entry."""
-        for call in self._calls:
+        for call in filter(lambda call: call.returned(value), self._calls):
             for node in _expressions(call.code).get(_RETURNED, ()):
                 match node:
                     case ast.DictComp(
@@ -220,12 +232,12 @@ def _figures(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
         yield path, number
 
 
-def _watch(work: Callable[[], object]) -> list[_Call]:
-    """The calls of the planner's functions while `work` runs: of each the first few that handled one layout."""
+def _watched(make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], list[_Call]]:
+    """A plan, and the calls of the planner's functions that made it: of each the first few that handled one layout."""
     calls: list[_Call] = []
     kept: dict[CodeType, int] = {}
 
-    def note(frame: Any, event: str, _: object) -> None:
+    def note(frame: Any, event: str, result: Any) -> None:
         code = frame.f_code
         generated = code.co_name.startswith("<") or code.co_filename.startswith("<")
         if event != "return" or generated or kept.get(code, 0) >= _CALLS_KEPT:
@@ -234,15 +246,14 @@ def _watch(work: Callable[[], object]) -> list[_Call]:
             return
         if all(np.size(value) == 1 for value in frame.f_locals.values() if isinstance(value, np.ndarray)):
             kept[code] = kept.get(code, 0) + 1
-            calls.append(_Call(code, frame.f_globals | frame.f_locals))
+            calls.append(_Call(code, frame.f_globals | frame.f_locals, result))
 
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        work()
+        return make(), calls
     finally:
         sys.setprofile(before)
-    return calls
 
 
 @cache
@@ -354,7 +365,7 @@ def _said(node: ast.expr) -> str:
     text = re.sub(r"\b1(0{3,})\.0\b", lambda zeros: f"1e{len(zeros[1])}", _NOISE.sub("", ast.unparse(node)))
     if _last(node) and len(text) > _LONG:
         return f"{text.partition('(')[0]}(…)"
-    return re.sub(r"\((\([^()]+ for [^()]+\))\)", r"\1", text)
+    return re.sub(r"\((\([^()]+ for [^()]+\))\)", r"\1", text).replace(" * ", " × ")
 
 
 def _filled(call: _Call, node: ast.expr) -> str:

@@ -11,7 +11,8 @@ from wingspan.launch.files import write_launch_files
 from wingspan.model.shape import ModelShape, shape_of
 from wingspan.plan.chips import THIS_MACHINE, Chip, chip_named, this_machine
 from wingspan.plan.explain import Explainer
-from wingspan.plan.fleet import AT_SCALE_CHIP, Priced, at_scale, chips_side_by_side, price_layout
+from wingspan.plan.explore import explore
+from wingspan.plan.fleet import Priced, chips_side_by_side, price_layout
 from wingspan.plan.grid import Workload, workload_of
 from wingspan.plan.laptop import predict_stages, training_tokens
 from wingspan.plan.layouts import Choice, Problem, check, choose, problem_of
@@ -21,6 +22,7 @@ from wingspan.plan.page import page
 from wingspan.plan.quality import quality
 from wingspan.plan.sentence import sentence
 from wingspan.plan.serving import serving
+from wingspan.plan.sweep import AT_SCALE_CHIP, at_scale
 from wingspan.plan.wholerun import FAILURES
 from wingspan.project import Layout, Project
 from wingspan.workspace import StageContext
@@ -39,9 +41,11 @@ def work(context: StageContext) -> dict[str, Any]:
             context.progress.say(first_answer(project, shape, layout))
         measurement = measure(torch=project.fleet.device == THIS_MACHINE)
         task.advance(note="machine measured")
-        plan = make_plan(project, shape, measurement, layout, choice, _text_bytes(project, context.run.base))
+        explaining = explainer(project, context.run.base, measurement, layout, choice)
+        plan = explaining.plan | other_fleets(project, shape)
         task.advance(note="fleets priced")
         _write(context.output, project, layout, plan)
+        _write_page(context.output, project, layout, measurement, plan, explaining)
         task.advance(note="written")
     return _summary(plan)
 
@@ -68,15 +72,24 @@ def first_answer(project: Project, shape: ModelShape, layout: Layout) -> str:
     return sentence({"model": _model(shape, project, tokens), "fleet": fleet.as_json()})
 
 
-def explainer(project: Project, base: Path, plan: dict[str, Any]) -> Explainer:
-    """Explains the numbers of a plan that was made of this project."""
-    shape = shape_of(project.model)
-    layout, choice = decide_layout(project, shape)
-    measurement, text_bytes = Measurement(**plan["machine"]), _text_bytes(project, base)
-    return Explainer(plan, lambda: make_plan(project, shape, measurement, layout, choice, text_bytes))
+def explainer(
+    project: Project, base: Path, measurement: Measurement, layout: Layout, choice: Choice | None
+) -> Explainer:
+    """The plan of a project's own fleet, with the derivation of every number."""
+    shape, text_bytes = shape_of(project.model), _text_bytes(project, base)
+    return Explainer(lambda: own_plan(project, shape, measurement, layout, choice, text_bytes))
 
 
-def make_plan(
+def other_fleets(project: Project, shape: ModelShape) -> dict[str, Any]:
+    """The same project on 10,000 H100, and on as many of every chip as its fleet has."""
+    problem = (network_of(shape), workload_of(project), training_tokens(project, shape))
+    return {
+        "at_scale": at_scale(*problem, chip_named(AT_SCALE_CHIP), project.fleet),
+        "chips": chips_side_by_side(*problem, project.fleet),
+    }
+
+
+def own_plan(
     project: Project,
     shape: ModelShape,
     measurement: Measurement,
@@ -84,7 +97,7 @@ def make_plan(
     choice: Choice | None,
     text_bytes: int | None,
 ) -> dict[str, Any]:
-    """The whole plan as JSON."""
+    """The plan of the project's own fleet as JSON."""
     network, workload = network_of(shape), workload_of(project)
     tokens = training_tokens(project, shape)
     fleet = _price(project, network, workload, layout, tokens, measurement)
@@ -103,8 +116,6 @@ def make_plan(
             network, fleet.problem.chip, project.serve.traffic, project.fleet.devices_per_node, weight_bytes
         ),
         "failure_rates": FAILURES,
-        "at_scale": at_scale(network, workload, tokens, chip_named(AT_SCALE_CHIP), project.fleet),
-        "chips": chips_side_by_side(network, workload, tokens, project.fleet),
     }
     if choice:
         plan["choice"] = {
@@ -124,6 +135,20 @@ def _price(
     chip: Chip = this_machine(measurement) if project.fleet.device == THIS_MACHINE else chip_named(project.fleet.device)
     problem: Problem = problem_of(network, workload, chip, project.fleet)
     return price_layout(problem, layout, tokens, project.fleet, project.train.keep_checkpoints)
+
+
+def _write_page(
+    folder: Path,
+    project: Project,
+    layout: Layout,
+    measurement: Measurement,
+    plan: dict[str, Any],
+    explaining: Explainer,
+) -> None:
+    shape = shape_of(project.model)
+    tokens = training_tokens(project, shape)
+    own = _price(project, network_of(shape), workload_of(project), layout, tokens, measurement)
+    (folder / "plan.html").write_text(page(plan, explore(own, tokens), explaining), encoding="utf-8")
 
 
 def _model(shape: ModelShape, project: Project, tokens: int) -> dict[str, Any]:
@@ -165,7 +190,6 @@ def _write(folder: Path, project: Project, layout: Layout, plan: dict[str, Any])
     }
     (folder / "layout.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     (folder / "plan.json").write_text(json.dumps(plan, indent=1), encoding="utf-8")
-    (folder / "plan.html").write_text(page(plan), encoding="utf-8")
     write_launch_files(project, layout, folder / "launch")
 
 

@@ -73,19 +73,20 @@ def _title(words: str, width: int, note: str = "") -> list[RenderableType]:
     return [Text(), line]
 
 
-def _layout(plan: Document) -> Text:
-    """The factors of the fleet, what a device works on, and how the layout was found."""
-    layout, choice = plan["fleet"]["layout"], plan.get("choice")
+def layout_words(layout: Document) -> str:
+    """The factors of the fleet, and what a device works on."""
     factors = [f"{layout[name]:,} {word}" for name, word in _LAYOUT_WORDS.items() if layout[name] > 1]
     recompute = {"none": "nothing recomputed", "selective": "selective recomputation", "full": "full recomputation"}
     sequences = "sequence" if layout["micro_batch"] == 1 else "sequences"
-    words = [
-        " × ".join(factors) or "one device",
-        f"{layout['micro_batch']} {sequences} at a time",
-        recompute[layout["recompute"]],
-        layout["precision"],
-    ]
-    text = Text.assemble(("Layout  ", "bold cyan"), ", ".join(words))
+    at_a_time = f"{layout['micro_batch']} {sequences} at a time"
+    return ", ".join(
+        [" × ".join(factors) or "one device", at_a_time, recompute[layout["recompute"]], layout["precision"]]
+    )
+
+
+def _layout(plan: Document) -> Text:
+    choice = plan.get("choice")
+    text = Text.assemble(("Layout  ", "bold cyan"), layout_words(plan["fleet"]["layout"]))
     if choice:
         text.append(f"; the fastest of {choice['fitting']:,} that fit of {choice['weighed']:,}", style="dim")
         if choice["runner_up"]:
@@ -253,14 +254,14 @@ def render_names(figures: Mapping[str, float]) -> RenderableType:
     """Every number that can be explained, by the part of the plan that it belongs to."""
     table = _grid()
     for path, value in figures.items():
-        table.add_row(path, _plain(value))
+        table.add_row(path, plain(value))
     return table
 
 
 def render_derivation(derivation: Derivation) -> RenderableType:
     """A number, its formula in names and in values, what it rests on, and the values one level down."""
     parts: list[RenderableType] = [
-        Text.assemble((derivation.name, "bold cyan"), " = ", (_plain(derivation.value), "bold")),
+        Text.assemble((derivation.name, "bold cyan"), " = ", (plain(derivation.value), "bold")),
         Text(f"  = {derivation.formula}"),
         Text(f"  = {derivation.filled}"),
         Text(),
@@ -272,12 +273,13 @@ def render_derivation(derivation: Derivation) -> RenderableType:
         how = Text(f"= {term.formula}\n= {term.filled}" if term.formula else "")
         if term.source:
             how.append(("\n" if term.formula else "") + term.source, style="dim")
-        terms.add_row(f"  {term.name}", _plain(term.value), how)
+        terms.add_row(f"  {term.name}", plain(term.value), how)
     parts += [terms, Rule(style="dim"), Text(derivation.source, style="dim"), Text(derivation.where, style="dim")]
     return Group(*parts)
 
 
-def _plain(value: float | str | None) -> str:
+def plain(value: float | str | None) -> str:
+    """A number in full where it is large, else with five digits."""
     if not isinstance(value, int | float):
         return value or ""
     return f"{value:,.0f}" if abs(value) >= 1e4 or isinstance(value, int) else f"{value:.5g}"
