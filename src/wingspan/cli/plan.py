@@ -111,23 +111,3 @@ def layouts(
 
     found = rivals(load_project(project, overrides or ()), wide=wide)
     print_json(found) if json_ else output.print(render(found))
-
-
-@command(app.plan, "layouts")
-def layouts(
-    project: ProjectPath = Path("."),
-    overrides: Overrides = None,
-    wide: Annotated[bool, typer.Option("--wide", help="Also what other software than train runs.")] = False,
-    json_: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Which layouts are worth having? The front of time against money and energy, and why the others are slower.
-
-    Example: wingspan plan layouts examples/frontier --wide
-    """
-    from wingspan.console import output, print_json
-    from wingspan.plan.rivals import render, rivals
-    from wingspan.project import load_project
-
-    found = rivals(load_project(project, overrides or ()), wide=wide)
-    print_json(found) if json_ else output.print(render(found))
