@@ -213,10 +213,13 @@ def network_like(parameters: float, active: float, vocab: int) -> Network:
 
 
 def _energy_mwh(one: Reported, hours: float, busy: float) -> float:
-    """Energy of the hours, counted as the source says: with its watts, its devices alone, or all of the node."""
+    """Energy of the hours, counted as the source does: with its watts, the power of its devices, or of its nodes.
+
+    A source that says nothing counts the rated power of its devices, as most papers do.
+    """
     basis = one.row.get("power_basis", "")
     watts, pue = re.search(r"(\d{2,4}) ?W\b", basis), re.search(r"PUE (\d\.\d+)", basis)
-    own = device_watts(one.chip, busy) if "GPU" in basis else node_watts(one.chip, busy)
+    own = one.chip.tdp_w if not basis else (device_watts if "GPU" in basis else node_watts)(one.chip, busy)
     return hours * (float(watts[1]) if watts else own or math.nan) * (float(pue[1]) if pue else 1.0) / 1e6
 
 
