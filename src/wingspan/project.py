@@ -140,7 +140,7 @@ class Source(Section):
 class PostSource(Source):
     """[[prepare.posts]]: posts of one platform."""
 
-    reader: str = Field(description="format: 'delimited', 'jsonl', 'parquet' or a registered reader")
+    reader: str = Field(description="format, such as 'jsonl' or 'x-archive'; see docs/sources.md")
     columns: dict[str, str | int] = Field(
         default_factory=dict, description="post field -> column name or zero-based position"
     )

@@ -13,8 +13,10 @@ from reading import find
 from wingspan.cli.main import app
 from wingspan.errors import InputError
 from wingspan.prepare.inspect import inspect, render
+from wingspan.prepare.readers import registry
 from wingspan.prepare.readers.archives import Member
-from wingspan.prepare.readers.registry import reader_named, reader_names
+from wingspan.prepare.readers.parsed import parsed_lines
+from wingspan.prepare.readers.registry import Reader, reader_named, reader_names
 from wingspan.project import PostSource
 
 PLAIN = [{"id": n, "body": f"a text {n} by @jane, jane@example.com", "user": {"id": 7}} for n in range(20)]
@@ -119,3 +121,32 @@ def test_the_command_prints_a_screen_or_json(tmp_path: Path) -> None:
 )
 def test_real_data_is_recognised(shared_data: Path, path: str, reader: str) -> None:
     assert inspect(shared_data / path)["reader"] == reader
+
+
+def test_a_plugged_in_reader_is_found_by_name_and_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(record: dict[str, Any], tombstones: list[Any]) -> dict[str, Any] | str:
+        if record.get("removed"):
+            tombstones.append(("post", record["key"], "removed", None, False))
+            return "removed"
+        return {"post_id": record["key"], "text": record["body"]}
+
+    class Entry:
+        name = "forum"
+
+        def load(self) -> Reader:
+            return Reader(
+                name="forum",
+                title="Lines of our forum",
+                opens=r".*\.forum\.jsonl",
+                looks_like=lambda name, head: b'"key"' in head,
+                read=lambda source, member: parsed_lines(source, member, parse),
+                splits=True,
+            )
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()])
+    lines = [{"key": "1", "body": "hello"}, {"key": "2", "removed": True}, {"body": "no key"}]
+    path = pack({"a.forum.jsonl": json_lines(lines)}, tmp_path / "x")
+    found = find(path, inspect(path)["reader"])
+    assert (found.rows, found.refused, found.damaged) == (1, {"removed": 1}, 1)
+    assert [one["id"] for one in found.tombstones] == ["2"]
+    reader_named.cache_clear()

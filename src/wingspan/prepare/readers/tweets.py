@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from wingspan.prepare.readers.columns import Tombstone, as_text, read_batch
+from wingspan.prepare.readers.parsed import NOT_PUBLIC, REPOST
 from wingspan.prepare.readers.registry import ReadBatch
 
-REPOST, CUT_SHORT, WITHHELD, NOT_PUBLIC, OLDER = "repost", "cut short", "withheld", "not public", "older version"
+CUT_SHORT, WITHHELD, OLDER = "cut short", "withheld", "older version"
 # What the platform writes where it knows no language, and its names for three that it knows.
 _LANGUAGES = dict.fromkeys(("und", "art", "zxx", "qam", "qct", "qht", "qme", "qst")) | {
     "in": "id",

@@ -10,12 +10,11 @@ import msgspec
 
 from wingspan.prepare.readers.archives import COMPRESSED, Member
 from wingspan.prepare.readers.columns import Tombstone, as_text, read_batch
+from wingspan.prepare.readers.parsed import NOT_A_POST, NOT_PUBLIC, REPOST
 from wingspan.prepare.readers.records import json_records
 from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.prepare.readers.tweets import (
-    NOT_PUBLIC,
     OLDER,
-    REPOST,
     WITHHELD,
     Url,
     expand_links,
@@ -197,7 +196,7 @@ def _refusal(tweet: Tweet, hidden: bool, related: Mapping[str, Any]) -> str | No
     if tweet.action:
         return "notice"
     if tweet.text is None:
-        return "no post"  # users, lists, counts: twarc stores them in the same form
+        return NOT_A_POST  # users, lists, counts: twarc stores them in the same form
     if "retweeted" in related or tweet.text.startswith("RT @"):
         return REPOST
     versions = tweet.edit_history_tweet_ids

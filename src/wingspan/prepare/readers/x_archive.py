@@ -18,9 +18,10 @@ import msgspec
 from wingspan.post import POST_SCHEMA
 from wingspan.prepare.readers.archives import Member
 from wingspan.prepare.readers.columns import Tombstone, as_text
+from wingspan.prepare.readers.parsed import NOT_PUBLIC
 from wingspan.prepare.readers.records import as_record, batched, json_items
 from wingspan.prepare.readers.registry import ReadBatch, Reader
-from wingspan.prepare.readers.tweets import CUT_SHORT, NOT_PUBLIC, Entities, Extended, Tweet, Url, tweet_batch
+from wingspan.prepare.readers.tweets import CUT_SHORT, Entities, Extended, Tweet, Url, tweet_batch
 from wingspan.project import PostSource
 
 Record = TypeVar("Record")
