@@ -72,7 +72,7 @@ class WholeRun:
     mean_hours_between_failures: float = _figure("hours", 0.5, FAILURE_SOURCE)
     restart_s: float = _figure("s", 0.5, "MLPerf training logs; Llama 3 (arXiv 2407.21783)")
     checkpoint_interval_s: float = _figure("s", 0.25, "Daly 2006, equation 37")
-    goodput: float = _figure("", 0.03, "Daly 2006, equation 20")
+    goodput: float = _figure("share", 0.03, "Daly 2006, equation 20")
     checkpoint_bytes: float = _figure("B", 0.1, "13 bytes per parameter measured (Nemotron-4, BLOOM)")
     checkpoint_write_gb_s: float = _figure("GB/s", 0.3, "one checkpoint within the interval")
     checkpoint_read_gb_s: float = _figure("GB/s", 0.5, "2 GB/s per node (Llama 3 reports 2 to 7 TB/s in all)")
