@@ -15,7 +15,7 @@ from wingspan.progress import SilentProgress
 from wingspan.project import Project
 from wingspan.workspace import Run, StageContext
 
-from .conftest import PROJECT, Prepare, platform_posts, write_lines
+from .conftest import OPINIONS, PROJECT, SUBJECTS, TOWNS, Prepare, platform_posts, write_lines
 
 
 def parquet(folder: Path) -> pl.DataFrame:
@@ -151,3 +151,66 @@ def test_an_author_without_a_key_differs_with_another_key(prepare: Prepare, monk
 def test_wrong_input_is_said(prepare: Prepare, prepare_settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         prepare(**prepare_settings)
+
+
+def test_tags_decide_nothing_but_what_the_policy_says(platform: Path, prepare: Prepare) -> None:
+    posts = platform_posts()
+    posts[0]["text"] = "URGENT! You have won a £2000 prize. To claim call 09061701461 now. Txt STOP to end. 150p/msg"
+    posts[1]["text"] = "WHY IS NOBODY TALKING ABOUT THIS AT ALL"
+    posts[2]["text"] = "#a #b #c #d #e #f hello"
+    write_lines(platform / "posts.jsonl", posts)
+    output, report = prepare()
+    assert (report["refused"]["spam"], report["refused"]["hashtag flood"], report["tags"]["shouting"]) == (1, 1, 1)
+    assert parquet(output / "posts").filter(pl.col("post_id") == "1001")["tags"].to_list() == [["shouting"]]
+    assert sum(sum(counts.values()) for counts in report["by_language"].values()) == report["read"]
+    samples = pl.read_parquet(output / "samples.parquet")
+    assert samples.filter(pl.col("rule") == "spam")["post_id"].to_list() == ["1000"]
+    assert samples.filter(~pl.col("dropped"))["rule"].to_list() == ["shouting"]
+    assert "[phone]" in report["samples"]["spam"][0]["text"]
+    _, lenient = prepare("lenient", drop=["shouting"])
+    assert lenient["refused"] == {"shouting": 1}
+    assert lenient["tags"] == {"spam": 1, "hashtag flood": 1}
+
+
+def test_accounts_and_templates_are_judged_as_groups(platform: Path, prepare: Prepare) -> None:
+    posts = platform_posts()
+    for number in range(60):  # one that repeats itself, one that floods
+        posts.append({"post_id": f"8{number:03}", "text": f"Now it is {number} degrees outside", "author_id": "bot"})
+        text = f"{OPINIONS[number % 5].format(SUBJECTS[number % 7], TOWNS[number % 6])} said {chr(97 + number % 26)}"
+        posts.append(
+            {"post_id": f"9{number:03}", "text": text, "author_id": "fan", "created_at": "2024-05-01T10:00:00Z"}
+        )
+    for number in range(6):
+        text = f"Copy this to your own page if you think that libraries should stay open {number}"
+        posts.append({"post_id": f"7{number:03}", "text": text, "author_id": f"c{number}"})
+    write_lines(platform / "posts.jsonl", posts)
+    _, report = prepare(account_posts_per_day=50)
+    refused = {name: report["refused"].get(name, 0) for name in ("repeating account", "flooding account", "copypasta")}
+    assert refused == {"repeating account": 60, "flooding account": 60, "copypasta": 6}
+
+
+def test_evaluation_texts_are_left_out_of_posts_and_dialogues(platform: Path, prepare: Prepare) -> None:
+    posts = platform_posts()
+    (platform / "exam.jsonl").write_text(
+        json.dumps({"question": posts[7]["text"]}) + "\n" + json.dumps({"question": "What is 12 and 12?"}) + "\n"
+    )
+    output, report = prepare(evaluation_sets=["exam.jsonl"])
+    found = report["evaluation_sets"]
+    assert {"post_id": "1007", "item": "exam.jsonl#1"} in found
+    assert [one["item"] for one in found if "conversation_id" in one] == ["exam.jsonl#2"]
+    assert "1007" not in set(parquet(output / "posts")["post_id"])
+    assert report["dialogues"][0]["refused"]["in an evaluation set"] == 1
+
+
+def test_a_mixture_repeats_and_thins_and_keeps_threads_together(prepare: Prepare) -> None:
+    _, plain = prepare("plain")
+    output, report = prepare("mixed", mixture={"epochs": {"posts": 2.5}})
+    assert set(report["mixture"].values()) == {2.5}
+    documents = pl.concat(
+        [pl.read_parquet(file) for file in sorted((output / "tokens").glob("train*.documents.parquet"))]
+    )
+    times = documents["post_id"].value_counts()["count"]
+    assert set(times) == {2, 3}
+    assert documents.height == pytest.approx(2.5 * plain["split"]["train"], rel=0.1)
+    assert report["tokens"]["held_out"] == plain["tokens"]["held_out"]
+    assert documents["post_id"].to_list() != sorted(documents["post_id"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from wingspan.prepare.shards import PUBLISHED_SCHEMA, publish_posts
 from wingspan.prepare.split import SPLITS
 from wingspan.prepare.tokenizer import make_tokenizer, train_bpe
 from wingspan.prepare.tokens import encoder, write_tokens
-from wingspan.project import ModelSection
+from wingspan.project import ModelSection, Prepare
 
 from .flows import dataset, flow_in
 
 TEXTS = ["the rain in Spain stays mainly in the plain", "déjà vu 👍 日本語", "I'm sure it's 1234 o'clock\n\nnow"] * 20
 SCRATCH = ModelSection(depth=2, vocab=300)
 BPE = train_bpe(TEXTS, 300)
+NO_HABITS = pl.DataFrame(schema={"row": pl.UInt32, "tag": pl.String}).to_arrow()
 NO_DUPLICATES = pl.DataFrame(schema={"row": pl.UInt32, "repeats": pl.UInt64, "exact": pl.Boolean}).to_arrow()
 MISSING = {
     name: kind
@@ -100,7 +102,8 @@ def test_shards_hold_every_post_and_say_where(tmp_path: Path, monkeypatch: pytes
     posts = posts.with_columns(visibility=pl.lit("public"), source=pl.lit("s"))
     flow = flow_in(tmp_path)
     parts = dataset(flow, "parts", posts[:1].to_arrow(), posts[1:].to_arrow())
-    outcome = flow.map("outcome", settle, parts, dataset(flow, "none", NO_DUPLICATES, NO_DUPLICATES))
+    habits, repeats = (dataset(flow, name, none, none) for name, none in (("a", NO_HABITS), ("b", NO_DUPLICATES)))
+    outcome = flow.map("outcome", partial(settle, Prepare()), parts, habits, repeats)
     splits = {split: publish_posts(flow, tmp_path / "posts", split, parts, outcome, 2) for split in SPLITS}
     index = write_tokens(flow, splits, tmp_path / "tokenizer", tmp_path / "tokens")
     assert index == json.loads((tmp_path / "tokens/index.json").read_text())

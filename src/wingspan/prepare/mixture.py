@@ -15,12 +15,14 @@ from wingspan.prepare.hashing import mixed, text_hashes
 from wingspan.project import Mixture
 
 
-def mix(flow: Flow, posts: Dataset, mixture: Mixture, seed: int) -> tuple[Dataset, dict[str, float]]:
+def mix(flow: Flow, posts: Dataset, mixture: Mixture | None, seed: int) -> tuple[Dataset, dict[str, float]]:
     """`posts` (whose tally has `text`: bytes by "source/language") as they are trained on, and the epochs of each.
 
     A thread's posts stand one after another in order of time, threads in an order drawn by the seed; a fraction of an
-    epoch takes the posts that a hash of their ids chooses.
+    epoch takes the posts that a hash of their ids chooses. Without a mixture: `posts`, and no epochs.
     """
+    if mixture is None:
+        return posts, {}
     epochs = epochs_of(mixture, posts.tally["text"])
     rows = round(posts.rows * max(epochs.values(), default=1.0))
     scattered = flow.exchange("mixture", partial(_keyed, epochs, seed), posts, parts=parts_for(rows, 1 << 18))

@@ -16,6 +16,7 @@ import polars as pl
 
 from wingspan.errors import InputError, WorkError
 from wingspan.knowledge.index import PostIndex
+from wingspan.model.chat import load_tokenizer
 from wingspan.prepare import posts as steps
 from wingspan.prepare import report
 from wingspan.prepare.accounts import judge_groups
@@ -28,19 +29,22 @@ from wingspan.prepare.flow import Dataset, Engine, Flow, frame_of, parts_for
 from wingspan.prepare.forest import thread_conversations
 from wingspan.prepare.grounded import grounded_conversations, source_posts
 from wingspan.prepare.labels import label_conversations, labelled_posts, read_labels
+from wingspan.prepare.mixture import mix
 from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
 from wingspan.prepare.readers.registry import units
 from wingspan.prepare.samples import SAMPLES_FILE, write_samples
 from wingspan.prepare.shards import publish_posts
-from wingspan.prepare.split import SPLITS, TRAIN
+from wingspan.prepare.split import HELD_OUT, SPLITS, TRAIN
 from wingspan.prepare.tokenizer import make_tokenizer, start_model_folder
 from wingspan.prepare.tokens import write_tokens
-from wingspan.prepare.tombstones import Tombstones, forgotten, list_lines, prove
+from wingspan.prepare.tombstones import KEY_CHECK, Tombstones, forgotten, list_lines, prove
+from wingspan.prepare.vocabulary import compression_curve
 from wingspan.workspace import StageContext, write_atomically
 
 SHOWN_POSTS = 4  # before a question; what serve.retrieved_posts is by default
 ASKED_ABOUT = 20_000  # posts of each side that grounded conversations are made from: enough for any number of them
 LEARNED_FROM = 32 << 20  # bytes of posts that a tokenizer is trained on: more change its vocabulary little
+MEASURED_ON = 2_000  # posts that the compression of smaller vocabularies is measured on
 _WORK = ".work"  # what steps hand to each other; gone at the end
 
 Splits = dict[str, Dataset]
@@ -82,7 +86,7 @@ def prepare(context: StageContext, engine: Engine) -> dict[str, Any]:
 
     most = settings.documents_per_shard
     splits = {split: publish_posts(flow, output / "posts", split, posts, outcome, most) for split in SPLITS}
-    dialogues, dialogue_counts = _dialogues(context, pseudonym)
+    dialogues, dialogue_counts, asked = _dialogues(context, pseudonym, evaluation)
     labels, label_counts = _labels(context)
     made = [*labels, *_with_posts(context, splits, dialogues)]
     talk = flow.map("made", conversation_table, [made])
@@ -90,7 +94,8 @@ def prepare(context: StageContext, engine: Engine) -> dict[str, Any]:
         talk += thread_conversations(flow, split, splits[split])
     conversations = publish_conversations(flow, talk, output / "conversations")
     tokenizer = _tokenizer(context, splits[TRAIN], dialogues)
-    index = write_tokens(flow, splits, tokenizer, output / "tokens")
+    trained_on, epochs = mix(flow, splits[TRAIN], settings.mixture, seed)
+    index = write_tokens(flow, splits | {TRAIN: trained_on}, tokenizer, output / "tokens")
 
     proof = prove(output, Tombstones.open(tombstones))
     if proof["found"]:
@@ -101,15 +106,18 @@ def prepare(context: StageContext, engine: Engine) -> dict[str, Any]:
         **funnel,
         **report.profile(outcome.tally, sum(splits.values(), Dataset(())).tally),
         "tombstones": proof,
+        "pseudonym_key": pseudonym(KEY_CHECK),
         "personal_data": dict(sorted(posts.tally["personal_data"].items())),
         "dialogues": dialogue_counts,
         "labels": label_counts,
         "conversations": conversations,
         "tokenizer": {"from": context.project.model.start, "vocab": index["vocab"]},
         "tokens": {split: sum(shard["tokens"] for shard in shards) for split, shards in index["splits"].items()},
+        "compression": compression_curve(load_tokenizer(tokenizer), _some_texts(splits)),
+        "mixture": epochs,
         "by_language": outcome.tally["by_language"],
         "tags": outcome.tally["tags"],
-        "evaluation_sets": report.contaminated(posts),
+        "evaluation_sets": [*report.contaminated(posts), *asked],
         "samples": report.samples(write_samples(flow, posts, outcome, seed, output / SAMPLES_FILE)),
     }
     write_atomically(output / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
@@ -172,26 +180,42 @@ def _evaluation(context: StageContext, flow: Flow) -> Path | None:
     return target if names else None
 
 
+def _some_texts(splits: Splits) -> list[str]:
+    """Posts to measure a tokenizer on: held-out ones, where there are any."""
+    posts = splits[HELD_OUT] if splits[HELD_OUT].rows else splits[TRAIN]
+    texts: list[str] = next(iter(posts.tables()))["text"].slice(0, MEASURED_ON).to_pylist()
+    return texts
+
+
 def _dialogues(
-    context: StageContext, pseudonym: Callable[[str], str]
-) -> tuple[list[Conversation], list[dict[str, Any]]]:
-    """Dialogues of all sources without personal data, and what became of each source's records."""
+    context: StageContext, pseudonym: Callable[[str], str], evaluation: Path | None
+) -> tuple[list[Conversation], list[dict[str, Any]], list[dict[str, str]]]:
+    """Dialogues of all sources without personal data, what became of each source's records, and evaluation items."""
     project = context.project
     conversations: list[Conversation] = []
     counts = []
+    asked: list[dict[str, str]] = []
     for source in project.prepare.dialogues:
         read = read_dialogues(source, context.run.outside(source.path))
         found = split_dialogues(read.dialogues, source, project.project.seed, project.prepare.held_out)
-        conversations += found
+        items = [_item(one, evaluation) for one in found]
+        kept = [one for one, item in zip(found, items, strict=True) if item is None]
+        conversations += kept
+        asked += [
+            {"conversation_id": one.conversation_id, "item": item}
+            for one, item in zip(found, items, strict=True)
+            if item is not None
+        ]
         counts.append(
             {
                 "name": source.name,
                 "reader": source.reader,
                 "licence": source.licence,
                 "read": read.read,
-                "refused": dict(sorted(read.refused.items())) | {"over the limit": len(read.dialogues) - len(found)},
+                "refused": dict(sorted(read.refused.items()))
+                | {"over the limit": len(read.dialogues) - len(found), steps.CONTAMINATED: len(found) - len(kept)},
                 "damaged": read.damaged,
-                "kept": len(found),
+                "kept": len(kept),
             }
         )
     texts = pl.Series([turn["content"] for one in conversations for turn in one.messages], dtype=pl.String)
@@ -200,7 +224,13 @@ def _dialogues(
         replace(one, messages=tuple({"role": turn["role"], "content": next(protected)} for turn in one.messages))
         for one in conversations
     ]
-    return conversations, counts
+    return conversations, counts, asked
+
+
+def _item(conversation: Conversation, evaluation: Path | None) -> str | None:
+    """The first evaluation item that a turn shares words with."""
+    turns = pl.Series([turn["content"] for turn in conversation.messages], dtype=pl.String)
+    return next(iter(steps.items_in(turns, evaluation).drop_nulls()), None)
 
 
 def _labels(context: StageContext) -> tuple[list[Conversation], list[dict[str, Any]]]:

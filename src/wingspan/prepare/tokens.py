@@ -50,15 +50,16 @@ def write_tokens(flow: Flow, splits: Mapping[str, Dataset], tokenizer: Path, fol
     shards: dict[str, list[dict[str, Any]]] = {}
     documents = Dataset(())
     for split, posts in splits.items():
-        by_file = {file: tuple(pieces) for file, pieces in groupby(posts.pieces, lambda piece: piece.file)}
+        files = [tuple(pieces) for _, pieces in groupby(posts.pieces, lambda piece: piece.file)]
+        stems = [f"{split}-{number:05d}" for number in range(len(files))]
         write = partial(_write_shard, tokenizer, dtype.str)
-        written = flow.map(f"tokens-{split}", write, [folder / file.stem for file in by_file], list(by_file.values()))
+        written = flow.map(f"tokens-{split}", write, [folder / stem for stem in stems], files)
         shards[split] = [row for table in written.tables() for row in table.to_pylist()]
-        names += [file.stem for file in by_file]
+        names += stems
         documents += Dataset(
             tuple(
-                Part(tuple(replace(piece, file=folder / f"{file.stem}.documents.parquet") for piece in pieces))
-                for file, pieces in by_file.items()
+                Part(tuple(replace(piece, file=folder / f"{stem}.documents.parquet") for piece in pieces))
+                for stem, pieces in zip(stems, files, strict=True)
             )
         )
     moved = flow.exchange("lookup", _by_id, names, documents, parts=parts_for(documents.rows))
