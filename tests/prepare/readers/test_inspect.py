@@ -128,7 +128,7 @@ def test_a_plugged_in_reader_is_found_by_name_and_by_content(tmp_path: Path, mon
         if record.get("removed"):
             tombstones.append(("post", record["key"], "removed", None, False))
             return "removed"
-        return {"post_id": record["key"], "text": record["body"]}
+        return {"post_id": record["key"], "text": record["body"], "visibility": "public"}
 
     class Entry:
         name = "forum"
