@@ -55,16 +55,16 @@ def test_of_notices_for_one_reason_the_latest_holds_and_one_without_time_always(
     notices: list[tuple[str, str, int | None, bool]],
 ) -> None:
     rows = as_notices(
-        [("author", name, reason, at and NOON + timedelta(hours=at), lifted) for name, reason, at, lifted in notices]
+        [
+            ("author", name, reason, None if at is None else NOON + timedelta(hours=at), lifted)
+            for name, reason, at, lifted in notices
+        ]
     )
-    timed = [(name, reason, at and at, lifted) for name, reason, at, lifted in notices]
     held = set()
-    for name, reason in {(name, reason) for name, reason, *_ in timed}:
-        mine = [(at, lifted) for one, other, at, lifted in timed if (one, other) == (name, reason)]
-        if any(not at and not lifted for at, lifted in mine):
-            held.add(name)
-        dated = sorted((at, not lifted) for at, lifted in mine if at)
-        if dated and dated[-1][1]:
+    for name, reason in {(name, reason) for name, reason, *_ in notices}:
+        mine = [(at, not lifted) for one, other, at, lifted in notices if (one, other) == (name, reason)]
+        latest = max((said for said in mine if said[0] is not None), default=(0, False))  # of equals the one that holds
+        if latest[1] or (None, True) in mine:
             held.add(name)
     assert set(settle(rows)["id"]) == held
 
