@@ -10,7 +10,7 @@ from wingspan.figures import Figure, predicted
 from wingspan.plan import steptime
 from wingspan.plan.chips import Chip, catalogue
 from wingspan.plan.grid import Grid, Workload
-from wingspan.plan.layouts import Problem, choose, problem_of
+from wingspan.plan.layouts import Problem, choose, fastest, problem_of
 from wingspan.plan.network import Network
 from wingspan.plan.search import COMPUTING
 from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
@@ -170,10 +170,10 @@ def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, 
     own = fleet.model_copy(update={"price_per_device_hour": None})
     problem = problem_of(network, workload, chip, own)
     try:
-        choice = choose(problem)
+        layout = fastest(problem) or choose(problem).layout  # which says why there is none
     except InputError as error:
         return row | {"unknown": error.problem}
-    priced = price_layout(problem, choice.layout, tokens, own)
+    priced = price_layout(problem, layout, tokens, own)
     return row | {
         "days": priced.run.days,
         "mfu": priced.mfu,
@@ -187,5 +187,5 @@ def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, 
         "purchase_source": dated(chip.purchase_source, chip.purchase_date),
         "power_source": chip.wall_source,
         "watts_per_device": priced.run.watts_per_device,
-        "layout": choice.layout.model_dump(mode="json"),
+        "layout": layout.model_dump(mode="json"),
     }

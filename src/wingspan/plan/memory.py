@@ -77,6 +77,13 @@ def stage_memory(
     return items | _process(stage) | {"fragmentation": _fragmentation(stage) * passing}
 
 
+def by_stage(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software) -> Items:
+    """Bytes per item on a device of every pipeline stage of one layout: arrays of the stages' length."""
+    stages = np.arange(grid.pp[0])
+    items = stage_memory(network, grid, workload, chip, software, stages)
+    return {item: np.broadcast_to(items[item], stages.shape) for item in ITEMS}
+
+
 def total(items: Items) -> Array:
     """All items together, bytes."""
     return added(items[item] for item in ITEMS)

@@ -12,8 +12,8 @@ from wingspan.plan import steptime
 from wingspan.plan.activations import ZBV
 from wingspan.plan.chips import Chip, share_of_machine
 from wingspan.plan.grid import PRECISION, RECOMPUTE, SCHEDULES, WINGSPAN, Array, Grid, Software, Workload
-from wingspan.plan.kernels import fast_domain
 from wingspan.plan.network import Network
+from wingspan.plan.sizes import fast_domain
 from wingspan.project import Fleet
 
 _CPU_SHARE = 0.5  # of a machine's memory for training; the system and the other stages keep the rest
@@ -42,6 +42,10 @@ class Problem:
     def memory(self, grid: Grid) -> dict[str, Array]:
         """Bytes per item on the fullest device."""
         return memory_of.memory(self.network, grid, self.workload, self.chip, self.software)
+
+    def memory_by_stage(self, grid: Grid) -> dict[str, Array]:
+        """Bytes per item on a device of every pipeline stage of one layout."""
+        return memory_of.by_stage(self.network, grid, self.workload, self.chip, self.software)
 
     def memory_needed(self, grid: Grid) -> Array:
         """Bytes that the fullest device needs."""
