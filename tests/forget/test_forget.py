@@ -296,6 +296,11 @@ def test_nothing_but_a_post_or_an_author_can_be_forgotten(run: Run, request_: st
         ask(run, request_)
 
 
+def test_with_another_key_no_author_is_looked_for_in_vain(run: Run) -> None:
+    with lock(run, "test"), pytest.raises(InputError, match="pseudonym key"):
+        forget(run, ["u1"], pseudonymiser(b"another key" * 3))
+
+
 def kill_at(patch: pytest.MonkeyPatch, instant: int) -> list[str]:
     """Die at the n-th change of a file system; returns the changes made."""
     made: list[str] = []
