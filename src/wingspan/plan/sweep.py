@@ -19,7 +19,7 @@ from wingspan.plan.chips import THIS_MACHINE, Chip, chip_named
 from wingspan.plan.fleet import STEP_ERROR, Priced, price_layout
 from wingspan.plan.grid import Workload, workload_of
 from wingspan.plan.laptop import training_tokens
-from wingspan.plan.layouts import candidates, price, problem_of, require_known
+from wingspan.plan.layouts import fastest, problem_of
 from wingspan.plan.network import Network, network_of
 from wingspan.plan.quality import REFIT
 from wingspan.project import Fleet, Project
@@ -96,14 +96,10 @@ class Sweep:
     def _with_batch(self, devices: int, batch: int) -> Priced | None:
         fleet = self.fleet.model_copy(update={"devices": devices})
         problem = problem_of(self.network, replace(self.workload, global_batch=batch), self.chip, fleet)
-        require_known(problem)
-        grid = candidates(problem)
-        seconds = price(problem, grid)
-        if not np.isfinite(seconds).any():
-            return None
-        return price_layout(problem, grid.layout(int(np.argmin(seconds))), self.tokens, fleet)
+        layout = fastest(problem)
+        return price_layout(problem, layout, self.tokens, fleet) if layout else None
 
-    def fastest(self, devices: int) -> Priced | None:
+    def up_to(self, devices: int) -> Priced | None:
         """The fastest use of up to so many devices.
 
         A batch of B sequences feeds at most B data-parallel ranks, so a small project leaves a large fleet idle:
@@ -121,7 +117,7 @@ class Sweep:
         """A row for each number of devices, never slower than with fewer."""
         rows, best = [], None
         for devices in counts:
-            best = min(filter(None, [self.fastest(devices), best]), key=_days, default=None)
+            best = min(filter(None, [self.up_to(devices), best]), key=_days, default=None)
             rows.append({"devices": devices} | ({"unfit": "no layout fits"} if best is None else _row(best)))
         return rows
 
@@ -130,7 +126,7 @@ class Sweep:
 
         Raises InputError where no number of devices meets the deadline, or nobody knows the price.
         """
-        fleet = self._fewest(deadline) if deadline else self.fastest(self.fleet.devices)
+        fleet = self._fewest(deadline) if deadline else self.up_to(self.fleet.devices)
         if fleet is None:
             problem = f"no layout of {self.fleet.devices:,} {self.chip.name} fits the project"
             raise InputError(problem, where="fleet.devices", remedy="Give --deadline, and plan finds how many it takes")
@@ -198,7 +194,7 @@ def _row(priced: Priced) -> dict[str, Any]:
 def at_scale(network: Network, workload: Workload, tokens: float, chip: Chip, fleet: Fleet) -> dict[str, Any]:
     """The same project on 10,000 H100, and what such a fleet could train in 30 days."""
     own = fleet.model_copy(update={"devices_per_node": 8, "price_per_device_hour": None})
-    best = Sweep(network, workload, tokens, chip, own).fastest(AT_SCALE_DEVICES)
+    best = Sweep(network, workload, tokens, chip, own).up_to(AT_SCALE_DEVICES)
     assert chip.bf16_tflops is not None
     flops = AT_SCALE_DEVICES * chip.bf16_tflops * 1e12 * _AT_SCALE_MFU * _AT_SCALE_DAYS * 86400
     parameters, could_see = REFIT.optimum(flops)
