@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from wingspan.plan.explain import Explainer
-from wingspan.plan.terminal import layout_words, plain
+from wingspan.plan.terminal import band, calendar, layout_words, plain
 from wingspan.units import amount, count, duration, money, size
 
 Document = Mapping[str, Any]
@@ -66,16 +66,6 @@ _SECTIONS = (
 )
 
 
-def _band(figure: Document) -> str:
-    """The 90% band: its half-width as a share of the value, its ends where it is lopsided."""
-    if not figure.get("high") or not figure["value"]:
-        return ""
-    up, down = figure["high"] / figure["value"] - 1, 1 - figure["low"] / figure["value"]
-    if abs(up - down) < 0.01:
-        return f"±{up:.0%}"
-    return " to ".join(amount(figure[end], figure.get("unit", "")) for end in ("low", "high"))
-
-
 _pages = Environment(
     loader=ChoiceLoader([PackageLoader("wingspan.plan"), PackageLoader("wingspan")]),
     autoescape=True,
@@ -89,7 +79,7 @@ _pages.filters |= {
     "duration": duration,
     "count": count,
     "said": lambda figure: amount(figure["value"], figure.get("unit", "")),
-    "band": _band,
+    "band": band,
     "attr_say": amount,
     "sum_of": lambda items: sum(items.values()),
     "cell": lambda chip, key: "unknown" if chip[key] is None else _CHIP_COLUMNS[key][1](chip[key]),
@@ -100,9 +90,6 @@ def page(plan: Document, explored: Document, explaining: Explainer) -> str:
     """The page as HTML text."""
     fleet = plan["fleet"]
     chips = sorted((chip for chip in plan["chips"] if "days" in chip), key=lambda chip: float(chip["days"]))
-    days, useful = fleet["days"]["value"], fleet["goodput"]["value"]
-    waiting = fleet["calendar_days"]["value"] - days
-    calendar = {"until all machines work": waiting, "steps": days * useful, "failures": days * (1 - useful)}
     figures = {name: one for name, one in fleet.items() if isinstance(one, dict) and one.get("high") and one["value"]}
     bands = {name: [one[end] / one["value"] for end in ("low", "high")] for name, one in figures.items()}
     stops = {"devices": len(explored["devices"]) - 1, "model": len(explored["models"]) - 1}
@@ -114,7 +101,7 @@ def page(plan: Document, explored: Document, explaining: Explainer) -> str:
         layout=layout_words(fleet["layout"]),
         sections=[(anchor, title) for anchor, title in _SECTIONS if there.get(anchor, True)],
         dials=[(name, label, low, stops.get(name, high), step) for name, label, low, high, step in _DIALS],
-        calendar={name: part for name, part in calendar.items() if part > 0},
+        calendar={name: part for name, part in calendar(fleet).items() if part > 0},
         bills=_BILLS,
         energies=_ENERGIES,
         servings=_SERVINGS,
@@ -143,7 +130,7 @@ def _derivation(plan: Document, explaining: Explainer, path: str) -> dict[str, s
         "name": path,
         "said": amount(figure["value"], figure.get("unit", "")) if known else plain(made.value),
         "basis": figure["basis"] if known else "",
-        "band": _band(figure) if known else "",
+        "band": band(figure) if known else "",
         "formula": made.formula,
         "filled": made.filled,
         "source": figure.get("source", "") if known else "",

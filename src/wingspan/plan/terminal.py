@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -108,15 +108,21 @@ def _bar(items: Mapping[str, float], whole: float, width: int) -> tuple[Text, li
     return bar, shown
 
 
+def _legend(shown: list[tuple[str, str, float]], say: Callable[[float], str]) -> Table:
+    """Two to a row."""
+    legend = Table.grid(padding=(0, 3, 0, 0))
+    cells = [f"{mark} {name} [dim]{say(value)}[/]" for mark, name, value in shown]
+    for start in range(0, len(cells), 2):
+        legend.add_row(*cells[start : start + 2])
+    return legend
+
+
 def _memory(fleet: Document, width: int) -> list[RenderableType]:
     items, capacity = fleet["memory_items_bytes"], fleet["device_memory_bytes"]
     bar, shown = _bar(items, capacity, width)
-    legend = Table.grid(padding=(0, 3, 0, 0))
-    for first, second in zip(shown[::2], [*shown[1::2], None], strict=False):
-        cells = [f"{mark} {name} [dim]{size(value)}[/]" for mark, name, value in filter(None, (first, second))]
-        legend.add_row(*cells)
     used = fleet["memory_bytes"]
-    return [*_title("Memory per device", width, f"{size(used['value'])}{_band(used)} of {size(capacity)}"), bar, legend]
+    note = f"{size(used['value'])} ({band(used)}) of {size(capacity)}"
+    return [*_title("Memory per device", width, note), bar, _legend(shown, size)]
 
 
 def _step(fleet: Document, width: int) -> list[RenderableType]:
@@ -131,17 +137,26 @@ def _step(fleet: Document, width: int) -> list[RenderableType]:
             bar = Text(" " * offset).append("█" * length, style="blue")
             table.add_row(name.replace("_", " "), duration(value), bar)
         start += value
-    note = f"{duration(total)}{_band(fleet['step_s'])}, {count(fleet['tokens_per_s']['value'])} tokens/s"
+    note = f"{duration(total)} ({band(fleet['step_s'])}), {count(fleet['tokens_per_s']['value'])} tokens/s"
     return [*_title("One step", width, f"{note}, MFU {fleet['mfu']['value']:.0%}"), table]
 
 
+def calendar(fleet: Document) -> dict[str, float]:
+    """Days by what they go to."""
+    days, useful = fleet["days"]["value"], fleet["days"]["value"] * fleet["goodput"]["value"]
+    steps = fleet["steps"] * fleet["step_s"]["value"] / 86400
+    return {
+        "until all machines work": fleet["calendar_days"]["value"] - days,
+        "steps": steps,
+        "between steps": useful - steps,
+        "failures": days - useful,
+    }
+
+
 def _run(fleet: Document, width: int) -> list[RenderableType]:
-    """The calendar: what the days go to, and what happens on the way."""
-    days, goodput = fleet["days"]["value"], fleet["goodput"]["value"]
-    calendar = fleet["calendar_days"]["value"]
-    parts = {"before all machines work": calendar - days, "steps": days * goodput, "failures": days * (1 - goodput)}
-    bar, shown = _bar(parts, calendar, width)
-    legend = "   ".join(f"{mark} {name} [dim]{duration(value * 86400)}[/]" for mark, name, value in shown)
+    """What the days go to, and what happens on the way."""
+    bar, shown = _bar(calendar(fleet), fleet["calendar_days"]["value"], width)
+    legend = _legend(shown, lambda days: duration(days * 86400))
     apart = fleet["mean_hours_between_failures"]["value"]
     saved = (
         f"every {duration(fleet['checkpoint_interval_s']['value'])}, {size(fleet['checkpoint_bytes']['value'])} each"
@@ -155,8 +170,8 @@ def _run(fleet: Document, width: int) -> list[RenderableType]:
         ("checkpoints", saved),
         ("storage", _of(fleet, "storage_bytes")),
     ]
-    note = f"{_of(fleet, 'calendar_days')}{_band(fleet['calendar_days'])}, goodput {goodput:.1%}"
-    return [*_title("The run", width, note), bar, Text.from_markup(legend), _rows(rows)]
+    note = f"{_of(fleet, 'calendar_days')} ({band(fleet['calendar_days'])}), goodput {fleet['goodput']['value']:.1%}"
+    return [*_title("The run", width, note), bar, legend, _rows(rows)]
 
 
 def _bill(fleet: Document, width: int) -> list[RenderableType]:
@@ -177,7 +192,7 @@ def _bill(fleet: Document, width: int) -> list[RenderableType]:
             ("energy", f"{_of(fleet, 'energy_mwh')}, {_of(fleet, 'energy_cost')} of electricity"),
             ("emissions", f"{_of(fleet, 'carbon_t')} CO2, {fleet['water_m3']['value']:,.0f} m³ of water"),
         ]
-    note = f"{_of(fleet, 'cost')}{_band(fleet['cost'])}" if "cost" in fleet else "no price is known"
+    note = f"{_of(fleet, 'cost')} ({band(fleet['cost'])})" if "cost" in fleet else "no price is known"
     return [*_title("The bill", width, note), table, _rows(rows)]
 
 
@@ -203,8 +218,8 @@ def _stages(stages: Mapping[str, Document], width: int) -> list[RenderableType]:
     table = _grid()
     for name, stage in stages.items():
         wall, memory = stage["wall_s"], stage["peak_memory_bytes"]
-        time = f"{duration(wall['value'])}[dim]{_band(wall)}[/]"
-        table.add_row(name, time, f"{size(memory['value'])}[dim]{_band(memory)}[/]")
+        time = f"{duration(wall['value'])} [dim]{band(wall)}[/]"
+        table.add_row(name, time, f"{size(memory['value'])} [dim]{band(memory)}[/]")
     return [*_title("On this machine", width, "time and peak memory, 90% bands"), table]
 
 
@@ -227,8 +242,14 @@ def _ending() -> Text:
     )
 
 
-def _band(figure: Document) -> str:
-    return f" ±{figure['high'] / figure['value'] - 1:.0%}" if figure.get("high") and figure["value"] else ""
+def band(figure: Document) -> str:
+    """The 90% band: its half-width as a share of the value, its ends where it is lopsided."""
+    if not figure.get("high") or not figure["value"]:
+        return ""
+    up, down = figure["high"] / figure["value"] - 1, 1 - figure["low"] / figure["value"]
+    if abs(up - down) < 0.01:
+        return f"±{up:.0%}"
+    return " to ".join(amount(figure[end], figure.get("unit", "")) for end in ("low", "high"))
 
 
 def _of(fleet: Document, name: str) -> str:

@@ -96,7 +96,7 @@ function change(value, before) {
 function band(name, value, say) {
   if (!bands[name]) return "";
   const [low, high] = bands[name];
-  return Math.abs(2 - low - high) < 0.01 ? `±${share(high - 1)}, ` : `${say(value * low)} to ${say(value * high)}, `;
+  return Math.abs(2 - low - high) < 0.01 ? `±${share(high - 1)}` : `${say(value * low)} to ${say(value * high)}`;
 }
 
 function showOutcome(found) {
@@ -114,12 +114,14 @@ function showOutcome(found) {
   $("outcome").replaceChildren(
     ...Object.entries(FACTS).filter(([name]) => found[name] !== null).map(([name, [label, say]]) => {
       const fact = document.createElement("div");
-      fact.innerHTML = `<dt>${label}</dt><dd><span class="told"></span><span class="note"><span class="tag predicted">predicted</span></span></dd>`;
+      fact.innerHTML = `<dt>${label}</dt><dd><span class="told"></span><span class="note"><span class="tag predicted">predicted</span></span><span class="note"></span></dd>`;
       const value = fact.querySelector(".told");
       value.textContent = say(found[name]);
       value.dataset.name = name;
       value.dataset.value = found[name];
-      fact.querySelector(".note").append(`${band(name, found[name], say)}${change(found[name], planned[name])}`);
+      const [rests, changed] = fact.querySelectorAll("dd > .note");
+      rests.append(band(name, found[name], say));
+      changed.textContent = change(found[name], planned[name]);
       return fact;
     }),
   );
@@ -196,7 +198,7 @@ function showPareto() {
   const taken = all.map((one) => [x(one.days) - 7, x(one.days) + 7, y(one[against]) + 4]);
   for (const [at_x, at_y, name] of frontier.reverse()) {
     const long = 6.6 * name.length;
-    const sides = [[at_x + 11, at_y + 4], [at_x - 11 - long, at_y + 4], [at_x - long / 2, at_y + 22], [at_x - long / 2, at_y - 13]];
+    const sides = [[at_x + 11, at_y + 4], [at_x - 11 - long, at_y + 4], [at_x - long / 2, at_y + 22], [at_x - long / 2, at_y - 13], [at_x - 5, at_y - 12], [at_x - 5, at_y + 21]];
     const free = ([from, line]) => from > left && from + long < width && taken.every(([start, end, other]) => from > end || from + long < start || Math.abs(line - other) > 13);
     const side = sides.find(free);
     if (!side) continue;
