@@ -14,7 +14,7 @@ from wingspan.prepare.readers.columns import Tombstone, as_text, read_batch
 from wingspan.prepare.readers.parsed import NOT_PUBLIC, REPOST
 from wingspan.prepare.readers.registry import ReadBatch
 
-CUT_SHORT, WITHHELD, OLDER = "cut short", "withheld", "older version"
+CUT_SHORT, NOTICE, OLDER, WITHHELD = "cut short", "notice", "older version", "withheld"
 # What the platform writes where it knows no language, and its names for three that it knows.
 _LANGUAGES = dict.fromkeys(("und", "art", "zxx", "qam", "qct", "qht", "qme", "qst")) | {
     "in": "id",
@@ -103,6 +103,7 @@ class Tweet(msgspec.Struct, gc=False):
     withheld_copyright: Any = None
     scopes: Scopes | None = None
     edit_info: Any = None
+    tweet_id: Any = None  # of the header of a deleted tweet
 
 
 _FIELDS = (

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from wingspan.prepare.readers.archives import COMPRESSED, Member
 from wingspan.prepare.readers.columns import Tombstone, as_text
 from wingspan.prepare.readers.records import json_records
 from wingspan.prepare.readers.registry import ReadBatch, Reader
-from wingspan.prepare.readers.tweets import WITHHELD, Tweet, tweet_batch
+from wingspan.prepare.readers.tweets import NOTICE, WITHHELD, Tweet, tweet_batch
 from wingspan.project import PostSource
 
 # Notice -> kind and reason of its tombstone, and whether it takes one back.
-_NOTICES: dict[str, tuple[str, str, bool]] = {
+_TOMBSTONES: dict[str, tuple[str, str, bool]] = {
     "delete": ("post", "deleted", False),
     "status_withheld": ("post", WITHHELD, False),
     "user_withheld": ("author", WITHHELD, False),
@@ -24,53 +26,34 @@ _NOTICES: dict[str, tuple[str, str, bool]] = {
     "user_protect": ("author", "account protected", False),
     "user_unprotect": ("author", "account protected", True),
 }
+_NOTICES = (*_TOMBSTONES, "scrub_geo", "limit", "disconnect", "warning")  # a place to scrub: none is read
 
-
-class Line(Tweet, gc=False):
-    """A line is a tweet or one notice."""
-
-    delete: Any = None
-    status_withheld: Any = None
-    user_withheld: Any = None
-    user_delete: Any = None
-    user_undelete: Any = None
-    user_suspend: Any = None
-    user_unsuspend: Any = None
-    user_protect: Any = None
-    user_unprotect: Any = None
-    scrub_geo: Any = None  # takes back a place: none is read
-    limit: Any = None
-    disconnect: Any = None
-    warning: Any = None
-
-
-_NAMES = (*_NOTICES, "scrub_geo", "limit", "disconnect", "warning")
+_Line: Any = msgspec.defstruct("Line", [(name, Any, None) for name in _NOTICES], bases=(Tweet,), gc=False)
 
 
 def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     """Tweets and tombstones; the record of a notice counts as refused."""
-    for records, damaged in json_records(member, Line):
-        notices = [notice for line in records if (notice := _tombstone(line)) is not None]
-        yield tweet_batch(records, source.name, damaged, notices, refuse=_notice)
+    for records, damaged in json_records(member, _Line):
+        notices = [line for line in records if not (line.id_str or line.id)]
+        tombstones = [found for line in notices if (found := _tombstone(line)) is not None]
+        yield tweet_batch(records, source.name, damaged, tombstones, refuse=_refusal)
 
 
-def _notice(line: Tweet) -> str | None:
-    if line.id_str or line.id:
+def _refusal(line: Any) -> str | None:
+    notice = not (line.id_str or line.id) and any(getattr(line, name) is not None for name in _NOTICES)
+    return NOTICE if notice else None
+
+
+def _tombstone(line: Any) -> Tombstone | None:
+    name = next((name for name in _TOMBSTONES if isinstance(getattr(line, name), dict)), "")
+    body = getattr(line, name, {})
+    about = body.get("status", body)
+    number = as_text(about.get("id_str") or about.get("id")) if isinstance(about, dict) else None
+    if number is None:
         return None
-    return next(("notice" for name in _NAMES if getattr(line, name) is not None), None)
-
-
-def _tombstone(line: Line) -> Tombstone | None:
-    if line.id_str or line.id:
-        return None
-    for name, (kind, reason, lifted) in _NOTICES.items():
-        body = getattr(line, name)
-        if isinstance(body, dict):
-            about = body.get("status", body)
-            found = as_text(about.get("id_str") or about.get("id")) if isinstance(about, dict) else None
-            at = as_text(body.get("timestamp_ms")) or ""
-            return (kind, found, reason, int(at) if at.isdecimal() else None, lifted) if found else None
-    return None
+    kind, reason, lifted = _TOMBSTONES[name]
+    at = as_text(body.get("timestamp_ms")) or ""
+    return kind, number, reason, int(at) if at.isdecimal() else None, lifted
 
 
 def _looks_like(_: str, head: bytes) -> bool:

@@ -3,216 +3,100 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from wingspan.prepare.readers.archives import COMPRESSED, Member
-from wingspan.prepare.readers.columns import Tombstone, as_text, read_batch
-from wingspan.prepare.readers.parsed import NOT_A_POST, NOT_PUBLIC, REPOST
+from wingspan.prepare.readers.columns import Tombstone, as_text
+from wingspan.prepare.readers.parsed import NOT_A_POST, NOT_PUBLIC, REPOST, UNEXPECTED, Post, parsed_batch
 from wingspan.prepare.readers.records import json_records
 from wingspan.prepare.readers.registry import ReadBatch, Reader
-from wingspan.prepare.readers.tweets import (
-    OLDER,
-    WITHHELD,
-    Url,
-    expand_links,
-    is_true,
-    language,
-    withheld_notices,
-)
+from wingspan.prepare.readers.tweets import NOTICE, OLDER, WITHHELD, Url, expand_links, is_true, language
 from wingspan.project import PostSource
 
-
-class Mention(msgspec.Struct):
-    """Somebody's handle in the text."""
-
-    username: str | None = None
-
-
-class Link(Url):
-    """A link, as far as it was followed."""
-
-    unwound_url: str | None = None
-    media_key: Any = None
-
-
-class Entities(msgspec.Struct):
-    """What stands in a text."""
-
-    urls: list[Link] | None = None
-    mentions: list[Mention] | None = None
-
-
-class Note(msgspec.Struct):
-    """The whole of a long post."""
-
-    text: str
-    entities: Entities | None = None
-
-
-class Reference(msgspec.Struct):
-    """Another tweet that this one answers, quotes or repeats."""
-
-    type: str
-    id: Any
-
-
-class Metrics(msgspec.Struct):
-    """Reactions."""
-
-    like_count: Any = None
-    reply_count: Any = None
-    retweet_count: Any = None
-
-
-class Media(msgspec.Struct):
-    """A picture or film."""
-
-    media_key: Any = None
-    alt_text: str | None = None
-
-
-class Attachments(msgspec.Struct):
-    """Pictures of a tweet: keys in a page, the pictures themselves in a flattened tweet."""
-
-    media_keys: list[str] | None = None
-    media: list[Media] | None = None
-
-
-class User(msgspec.Struct):
-    """An author, whose profile is not read."""
-
-    id: Any = None
-    protected: Any = None
-
-
-class Tweet(msgspec.Struct):
-    """The fields that are read; all others are skipped."""
-
-    id: Any = None
-    text: str | None = None
-    created_at: Any = None
-    author_id: Any = None
-    author: User | None = None
-    lang: Any = None
-    conversation_id: Any = None
-    referenced_tweets: list[Reference] | None = None
-    edit_history_tweet_ids: list[str] | None = None
-    possibly_sensitive: Any = None
-    public_metrics: Metrics | None = None
-    entities: Entities | None = None
-    attachments: Attachments | None = None
-    note_tweet: Note | None = None
-    withheld: Any = None
-    action: Any = None  # of a line of a compliance job, which is no tweet
-    reason: Any = None
-
-
-class Error(msgspec.Struct):
-    """What a page says of something that it could not give."""
-
-    title: str = ""
-    resource_type: str = ""
-    resource_id: Any = None
-
-
-class Includes(msgspec.Struct):
-    """What the tweets of a page refer to; tweets among it are whole."""
-
-    tweets: list[Tweet] | None = None
-    users: list[User] | User | None = None
-    media: list[Media] | None = None
-
-
-class Line(Tweet):
-    """A page, or one tweet."""
-
-    data: list[Tweet] | Tweet | None = None
-    includes: Includes | None = None
-    errors: list[Error] | None = None
-    meta: Any = None
+Json = dict[str, Any]
 
 
 def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
-    """Each tweet and each error of a page is a record."""
-    for lines, damaged in json_records(member, Line):
-        rows = [row for line in lines for row in _rows(line)]
-        tombstones = [notice for line in lines for notice in _tombstones(line)]
-        tombstones += withheld_notices((row["post_id"], row["refused"]) for row in rows)
-        names = rows[0].keys() if rows else ()
-        yield read_batch({name: [row[name] for row in rows] for name in names}, source.name, damaged, tombstones)
+    """Each tweet and each error of a page is a record, whole posts among its `includes` too."""
+    for lines, damaged in json_records(member, dict[str, Any]):
+        records: list[Json] = []
+        for line in lines:
+            try:
+                records += _records(line)
+            except UNEXPECTED:
+                damaged += 1
+        yield parsed_batch(source, records, _post, damaged)
 
 
-def _rows(line: Line) -> Iterator[dict[str, Any]]:
-    included = line.includes or Includes()
-    users = included.users if isinstance(included.users, list) else [included.users or User()]
-    hidden = {user.id for user in users if is_true(user.protected)}
-    alt_texts = {picture.media_key: picture.alt_text for picture in included.media or ()}
-    data = line.data if isinstance(line.data, list) else [line.data] if line.data else []
-    tweets = [*data, *(included.tweets or ())]
-    if not tweets and line.errors is None:
-        tweets = [line]
-    yield from (_row(tweet, hidden, alt_texts) for tweet in tweets)
-    yield from (_row(Tweet(action="error"), hidden, alt_texts) for _ in line.errors or ())
+def _records(line: Json) -> list[Json]:
+    """The tweets and errors of a page, or the line itself; each tweet with what its page says of it."""
+    included = line.get("includes") or {}
+    users = included.get("users") or []
+    hidden = {user["id"] for user in (users if isinstance(users, list) else [users]) if is_true(user.get("protected"))}
+    pictures = {one["media_key"]: one for one in included.get("media") or ()}
+    data = line.get("data") or []
+    tweets = [*(data if isinstance(data, list) else [data]), *(included.get("tweets") or ())]
+    records = [*tweets, *({"error": error} for error in line.get("errors") or ())] or [line]
+    for record in records:
+        attached = record.setdefault("attachments", None) or {}
+        record["pictures"] = attached.get("media") or [
+            pictures.get(key, {}) for key in attached.get("media_keys") or ()
+        ]
+        author = record.get("author") or {}
+        record["hidden"] = record.get("author_id") in hidden or is_true(author.get("protected"))
+    return records
 
 
-def _row(tweet: Tweet, hidden: Set[Any], alt_texts: Mapping[Any, str | None]) -> dict[str, Any]:
-    note, metrics = tweet.note_tweet, tweet.public_metrics or Metrics()
-    text, entities = (note.text, note.entities) if note else (tweet.text, tweet.entities)
-    links = entities.urls or [] if entities else []
-    attached = tweet.attachments or Attachments()
-    alt = [*(alt_texts.get(key) for key in attached.media_keys or ()), *(one.alt_text for one in attached.media or ())]
-    related = {one.type: as_text(one.id) for one in tweet.referenced_tweets or ()}
-    author = tweet.author.id if tweet.author else tweet.author_id
+def _post(tweet: Json, tombstones: list[Tombstone]) -> Post | str:
+    if "error" in tweet or "action" in tweet:
+        tombstones += _tombstones(tweet)
+        return NOTICE
+    if tweet["hidden"]:
+        return NOT_PUBLIC
+    if tweet.get("withheld"):
+        tombstones.append(("post", tweet["id"], WITHHELD, None, False))
+        return WITHHELD
+    whole = tweet.get("note_tweet") or tweet
+    if (text := whole.get("text")) is None:
+        return NOT_A_POST  # users, lists, counts: twarc stores them in the same form
+    related = {one["type"]: as_text(one["id"]) for one in tweet.get("referenced_tweets") or ()}
+    if "retweeted" in related or text.startswith("RT @"):
+        return REPOST
+    versions = tweet.get("edit_history_tweet_ids") or []
+    if versions and versions[-1] != tweet["id"]:
+        return OLDER
+    entities, metrics = whole.get("entities") or {}, tweet.get("public_metrics") or {}
+    links = entities.get("urls") or []
     return {
-        "post_id": tweet.id,
-        "author_id": author,
-        "created_at": tweet.created_at,
-        "text": expand_links(text, links) if text else None,
-        "lang_hint": language(tweet.lang),
+        "post_id": tweet["id"],
+        "author_id": tweet.get("author_id") or (tweet.get("author") or {}).get("id"),
+        "created_at": tweet.get("created_at"),
+        "text": expand_links(text, [Url(one["url"], one.get("expanded_url")) for one in links]),
+        "lang_hint": language(tweet.get("lang")),
         "parent_id": related.get("replied_to"),
-        "root_id": tweet.conversation_id,
+        "root_id": tweet.get("conversation_id"),
         "quote_of": related.get("quoted"),
         "visibility": "public",
-        "sensitive": tweet.possibly_sensitive,
-        "edited_from": (tweet.edit_history_tweet_ids or [])[:-1] or None,
-        "urls": [one.unwound_url or one.expanded_url or one.url for one in links] or None,
-        "mentions": [one.username for one in entities.mentions or ()] or None if entities else None,
-        "alt_text": [one for one in alt if one] or None,
-        "likes": metrics.like_count,
-        "replies": metrics.reply_count,
-        "reposts": metrics.retweet_count,
-        "refused": _refusal(tweet, author in hidden, related),
+        "sensitive": tweet.get("possibly_sensitive"),
+        "edited_from": versions[:-1] or None,
+        "urls": [one.get("unwound_url") or one.get("expanded_url") or one["url"] for one in links] or None,
+        "mentions": [one["username"] for one in entities.get("mentions") or ()] or None,
+        "alt_text": [one["alt_text"] for one in tweet["pictures"] if one.get("alt_text")] or None,
+        "likes": metrics.get("like_count"),
+        "replies": metrics.get("reply_count"),
+        "reposts": metrics.get("retweet_count"),
     }
 
 
-def _refusal(tweet: Tweet, hidden: bool, related: Mapping[str, Any]) -> str | None:
-    if hidden or (tweet.author and is_true(tweet.author.protected)):
-        return NOT_PUBLIC
-    if tweet.withheld:
-        return WITHHELD
-    if tweet.action:
-        return "notice"
-    if tweet.text is None:
-        return NOT_A_POST  # users, lists, counts: twarc stores them in the same form
-    if "retweeted" in related or tweet.text.startswith("RT @"):
-        return REPOST
-    versions = tweet.edit_history_tweet_ids
-    return OLDER if versions and versions[-1] != as_text(tweet.id) else None
-
-
-def _tombstones(line: Line) -> Iterator[Tombstone]:
-    """What the platform no longer shows. A compliance line does not say whether it names a tweet or a user."""
-    number = as_text(line.id)
-    if line.action == "delete" and number:
-        yield from ((kind, number, str(line.reason or "deleted"), None, False) for kind in ("post", "author"))
-    for error in line.errors or ():
-        number = as_text(error.resource_id) or ""
-        if number.isdecimal() and error.resource_type in ("tweet", "user"):
-            kind = "post" if error.resource_type == "tweet" else "author"
-            yield kind, number, error.title or "not found", None, False
+def _tombstones(record: Json) -> Iterator[Tombstone]:
+    """What the platform no longer shows. A line of a compliance job does not say whether it names a tweet or a user."""
+    error = record.get("error") or {}
+    kinds = {"tweet": ["post"], "user": ["author"]}.get(str(error.get("resource_type")), ["post", "author"])
+    number = as_text(error.get("resource_id") or record.get("id")) or ""
+    if number.isdecimal():  # else a handle
+        reason = str(error.get("title") or record.get("reason") or "deleted")
+        yield from ((kind, number, reason, None, False) for kind in kinds)
 
 
 def _looks_like(_: str, head: bytes) -> bool:
