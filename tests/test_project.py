@@ -49,8 +49,17 @@ def test_an_override_replaces_a_value_with_its_toml_type(tmp_path: Path) -> None
     [
         (MINIMAL + "[train]\ntokns = 4\n", "unknown key 'train.tokns'", 8, "Did you mean 'tokens'?"),
         (MINIMAL + "[trian]\ntokens = 4\n", "unknown key 'trian'", 7, "Did you mean 'train'?"),
-        (MINIMAL + "[train]\ntokens = -4\n", "'train.tokens': input should be greater than 0 (given: -4)", 8, "Change"),
-        (MINIMAL + "[fleet]\npue = nan\n", "'fleet.pue'", 8, "Change"),
+        (
+            MINIMAL + "[train]\ntokens = -4\n",
+            "'train.tokens': input should be greater than 0 (given: -4)",
+            8,
+            "more than 0",
+        ),
+        (MINIMAL + "[train]\ntokens = 1.6\n", "'train.tokens'", 8, "a whole number, such as 2"),
+        (MINIMAL + "[fleet]\npue = nan\n", "'fleet.pue': input should be a finite number", 8, "to a number"),
+        (MINIMAL + "[fleet]\npue = 12\n", "'fleet.pue'", 8, "Set fleet.pue to at most 3"),
+        (MINIMAL + "[fleet]\nprice_per_device_hour = 1e9\n", "'fleet.price_per_device_hour'", 8, "at most 1000"),
+        (MINIMAL + '[fleet]\ncooling = "ice"\n', "'fleet.cooling'", 8, "to 'liquid' or 'air'"),
         (
             MINIMAL + '[[prepare.posts]]\nname = "a"\npath = "x"\nlicence = "MIT"\nreader = "jsonl"\n'
             '[[prepare.posts]]\nname = "b"\npth = "x"\nlicence = "MIT"\nreader = "jsonl"\n',

@@ -85,15 +85,15 @@ class Fleet(Section):
     devices: Positive = 1
     devices_per_node: Positive = 8
     price_per_device_hour: PositiveFloat | None = Field(
-        default=None, description="US dollars; default: the catalogue's price"
+        default=None, le=1000, description="US dollars; default: the catalogue's price"
     )
-    pue: Annotated[float, Field(ge=1.0, le=3.0)] = Field(
+    pue: Annotated[float, Field(ge=1.0, le=3.0, allow_inf_nan=False)] = Field(
         default=1.2, description="power of the site / power of the machines"
     )
-    price_per_kwh: NonNegativeFloat = Field(default=0.10, description="US dollars")
-    grid_gco2_per_kwh: NonNegativeFloat = Field(default=400.0, description="grams of CO2 per kWh of the grid")
+    price_per_kwh: NonNegativeFloat = Field(default=0.10, le=10, description="US dollars")
+    grid_gco2_per_kwh: NonNegativeFloat = Field(default=400.0, le=3000, description="grams of CO2 per kWh of the grid")
     water_l_per_kwh: NonNegativeFloat = Field(
-        default=0.37, description="litres evaporated on site per kWh; US data centres of 2023 (LBNL 2024)"
+        default=0.37, le=100, description="litres evaporated on site per kWh; US data centres of 2023 (LBNL 2024)"
     )
     cooling: Literal["liquid", "air"] = Field(default="liquid", description="of the nodes; air needs fans")
     failures_per_million_device_hours: PositiveFloat | None = Field(
@@ -425,9 +425,30 @@ def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[
             f"'{'.'.join(names)}' is missing", where=path, remedy="Add it; wingspan init shows a whole file"
         )
     given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
-    return InputError(
-        f"'{'.'.join(names)}': {message[0].lower()}{message[1:]}{given}", where=where, remedy="Change its value"
-    )
+    problem_said = f"'{'.'.join(names)}': {message[0].lower()}{message[1:]}{given}"
+    return InputError(problem_said, where=where, remedy=_nearest_valid(problem, ".".join(names)))
+
+
+_LIMITS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _nearest_valid(problem: Any, name: str) -> str:
+    """The smallest change that makes a value valid."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind in _LIMITS:
+        limit, words = _LIMITS[kind]
+        return f"Set {name} to {words} {context[limit]:g}"
+    if kind.startswith("int_"):
+        near = f", such as {round(problem['input'])}" if kind == "int_from_float" else ""
+        return f"Set {name} to a whole number{near}"
+    if kind == "finite_number":
+        return f"Set {name} to a number"
+    return f"Set {name} to {context['expected']}" if "expected" in context else "Change its value"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:
