@@ -33,7 +33,8 @@ def rewrite(folder: Path, draft: Path, stones: Tombstones) -> Counter[str]:
         if file.name.endswith(_SHARD):
             gone += _empty_places(file, target, stones)
         elif file.suffix == ".parquet":
-            gone += _drop_rows(file, target, stones, file.relative_to(folder).parts[0].removesuffix(".parquet"))
+            kind = file.relative_to(folder).parts[0].removesuffix(".parquet")
+            gone += _drop_rows(file, target, stones, "lookups" if kind == "tokens" else kind)
         elif file.suffix == ".json" and file.name not in ("manifest.json", "tokenizer.json"):
             gone += _drop_entries(file, target, stones)
     return gone

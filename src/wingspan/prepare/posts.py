@@ -33,8 +33,10 @@ from wingspan.project import Prepare
 
 KEPT = pl.col("refused").is_null()
 CONTAMINATED = "in an evaluation set"
-_NOTICE = pa.struct(list(TOMBSTONE_SCHEMA))
-RECORD_SCHEMA = POST_SCHEMA.append(pa.field("notice", _NOTICE))  # null: a post; else a notice, and no post
+_NOTICE = pa.struct([field.with_nullable(True) for field in TOMBSTONE_SCHEMA])
+RECORD_SCHEMA = pa.schema(  # a post where `notice` is null, else a notice and nothing besides
+    [field.with_nullable(True) for field in (*POST_SCHEMA, pa.field("notice", _NOTICE))]
+)
 
 
 def grouped(units: Sequence[Unit]) -> list[list[Unit]]:
@@ -56,7 +58,7 @@ def read(units: Sequence[Unit]) -> Iterator[pa.Table]:
     counts: list[dict[str, Any]] = []
     for unit in units:
         for batch in read_unit(unit):
-            waiting.append(_records(batch, unit.source.name))
+            waiting.append(_records(batch))
             counts.append({"read": batch.read, "refused": dict(batch.refused), "damaged": batch.damaged})
             if sum(map(len, waiting)) >= BATCH:
                 yield tallied(pa.concat_tables(waiting), {"sources": {unit.source.name: added(counts)}})
@@ -65,14 +67,10 @@ def read(units: Sequence[Unit]) -> Iterator[pa.Table]:
     yield tallied(rest, {"sources": {units[0].source.name: added(counts)}})
 
 
-def _records(batch: ReadBatch, source: str) -> pa.Table:
-    posts = batch.posts.append_column("notice", pa.nulls(len(batch.posts), _NOTICE))
-    if not len(batch.tombstones):
-        return posts
-    empty = dict.fromkeys(("post_id", "text", "visibility", "source"), pa.array([""] * len(batch.tombstones)))
-    return pa.concat_tables(
-        [posts, pa.table({**empty, "notice": batch.tombstones.to_struct_array()})], promote_options="default"
-    ).select(RECORD_SCHEMA.names)
+def _records(batch: ReadBatch) -> pa.Table:
+    posts = batch.posts.append_column("notice", pa.nulls(len(batch.posts), _NOTICE)).cast(RECORD_SCHEMA)
+    said = pa.table({"notice": batch.tombstones.to_struct_array().cast(_NOTICE)})
+    return pa.concat_tables([posts, said], promote_options="default")
 
 
 def _posts(records: pa.Table) -> pl.DataFrame:
@@ -98,15 +96,17 @@ def _opened(tombstones: Path) -> Tombstones:
 
 
 def ids(part: int, records: pa.Table) -> pa.Table:
-    """Keyed ids of all posts that are no reposts, and their places."""
-    posts = _posts(records.select(["post_id", "repost_of", "notice"])).with_row_index("row")
+    """Keyed ids of all posts that are no reposts, their places, and which say that they replace what had their id."""
+    posts = _posts(records.select(["post_id", "repost_of", "edited_from", "notice"])).with_row_index("row")
     posts = posts.filter(pl.col("repost_of").is_null())
-    return pa.table({"key": text_hashes(posts["post_id"]), "at": place(part, posts["row"])})
+    later = posts.select(pl.col("edited_from").list.contains(pl.col("post_id")).fill_null(False))["edited_from"]
+    return pa.table({"key": text_hashes(posts["post_id"]), "at": place(part, posts["row"]), "later": later.to_arrow()})
 
 
 def repeated(keys: pa.Table) -> pa.Table:
-    """Places of posts whose id an earlier post has, moved to their part."""
-    found = frame_of(keys).filter(~pl.col("at").eq(pl.col("at").min().over("key")))
+    """Places of posts whose id a later version, or else an earlier post has, moved to their part."""
+    order = pl.col("at") + pl.when("later").then(pl.lit(0, pl.UInt64)).otherwise(pl.lit(1 << 63, pl.UInt64))
+    found = frame_of(keys).filter(order != order.min().over("key"))
     return keyed_by_part(found.select("at"), found["at"])
 
 
