@@ -54,8 +54,6 @@ def inspect(path: Path) -> dict[str, Any]:
 
     Raises InputError when no reader knows the format, or when columns are needed and their names say nothing.
     """
-    if not path.exists():
-        raise InputError("there is no such file", where=path, remedy="Check the path")
     found = list(islice(members(path), LISTED))
     reader, head = _recognise(path, found)
     source = _source(path, reader, head)

@@ -167,9 +167,9 @@ def _of_file(path: Path, name: str) -> Iterator[Member]:
 
 
 def _file(path: Path, name: str) -> Member:
-    if path.is_symlink() or not path.is_file():
+    if path.is_symlink() or not stat.S_ISREG((status := path.stat()).st_mode):
         return Member(path, name, refusal=LINK)
-    return Member(path, name, size=path.stat().st_size)
+    return Member(path, name, size=status.st_size)
 
 
 def _archive_kind(path: Path) -> Literal["zip", "tar"] | None:

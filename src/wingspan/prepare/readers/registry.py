@@ -41,8 +41,8 @@ GROUP = "wingspan.readers"
 HEAD = 1 << 16  # bytes that a format is recognised by
 PART = 64 << 20  # bytes of a large file that are one unit
 
-# Other people's words and private ones: no reader opens them for posts, however wide its pattern is.
-_NEVER = r"(?:direct[-_]?messages?|dms?|likes?|favou?rites|bookmarks?|contacts?|accounts?)(?:[-_.\d]|$)"
+# Other people's words and private ones, and what macOS adds to a zip: no reader opens them, however wide its pattern.
+_NEVER = r"\._|(?:direct[-_]?messages?|dms?|likes?|favou?rites|bookmarks?|contacts?|accounts?)(?:[-_.\d]|$)"
 
 # In the order in which `recognise` asks: formats with names of their own before those that only content tells.
 _BUILT_IN = (
