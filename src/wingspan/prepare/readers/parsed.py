@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from wingspan.prepare.readers.archives import Member
-from wingspan.prepare.readers.columns import FIELDS, Tombstone, read_batch
+from wingspan.prepare.readers.columns import Tombstone, read_batch
 from wingspan.prepare.readers.records import json_lines, lines
 from wingspan.prepare.readers.registry import ReadBatch
 from wingspan.project import PostSource
@@ -34,15 +36,23 @@ def parsed_batch(
 ) -> ReadBatch:
     """A batch of `records`; one that `parse` stumbles over is damaged."""
     posts: list[Post] = []
+    fields = {"post_id", "text", "visibility"}
+    refused: Counter[str] = Counter()
     found = dict.fromkeys(tombstones)
     for record in records:
         said: list[Tombstone] = []
         try:
             post = parse(record, said)
-            found |= {(kind, str.strip(name), reason, at, lifted): None for kind, name, reason, at, lifted in said}
+            for kind, name, reason, at, lifted in said:
+                found[kind, str.strip(name), reason, at, lifted] = None
         except UNEXPECTED:
             damaged += 1
             continue
-        posts.append({"refused": post} if isinstance(post, str) else post)
-    columns = {name: [post.get(name) for post in posts] for name in (*FIELDS, "refused")}
-    return read_batch(columns, source.name, damaged, found)
+        if isinstance(post, str):
+            refused[post] += 1
+        else:
+            posts.append(post)
+            fields |= post.keys()
+    columns = {name: [post.get(name) for post in posts] for name in fields}
+    batch = read_batch(columns, source.name, damaged, found)
+    return replace(batch, refused=refused + Counter(batch.refused))
