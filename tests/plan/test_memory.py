@@ -111,7 +111,8 @@ def test_the_fullest_stage_is_the_one_shown() -> None:
         ("Megatron-DeepSpeed (BigScience)", 2022, "bf16", "Megatron-DeepSpeed bf16"),
         ("torchtitan torch.compile", 2024, "bf16", TORCHTITAN.name),
         ("torchtitan compile+Float8", 2025, "fp8", "torchtitan since 2025"),
-        ("NeMo/Megatron-Core", 2025, "bf16", MEGATRON.name),
+        ("NeMo/Megatron-Core", 2025, "bf16", "NeMo and Megatron-Bridge"),
+        ("Megatron-Core r0.8.0", 2024, "bf16", MEGATRON.name),
         ("something new", 2026, "bf16", MEGATRON.name),
     ],
 )

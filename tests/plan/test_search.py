@@ -65,7 +65,7 @@ def all_dials(problem: Problem, ranks: tuple[int, ...], batch: int) -> list[floa
             | {"micro_batch": [micro_batch], "recompute": [recompute], "interleave": [interleave]}
             | {"schedule": [schedule], "precision": [precision], "zero": [zero]}
         )
-        if memory_of.total(problem.memory(grid))[0] <= problem.capacity:
+        if memory_of.total(problem.memory(grid))[0] <= problem.usable:
             found.append(float(steptime.total(problem.step_time(grid))[0]))
     return found
 

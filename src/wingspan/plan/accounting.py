@@ -25,7 +25,6 @@ class Accounting:
     name: str
     gradient: float = 4.0
     copies: float = 0.0
-    moments: float | None = None  # bytes per parameter; None: what the optimizer of the workload keeps
     bucket: float = 0.0
     bucket_bytes: float = 0.0
     accumulates_whole: bool = False  # fully sharded: whole fp32 gradients until the last micro-batch
@@ -39,6 +38,7 @@ class Accounting:
     selective: str = "attention"  # recomputation forgets; or it keeps "products", half of them, "inputs", or nothing
     passed_on: bool = False  # a stage keeps what it passed on to the next, too
     remainder_central: bool = False  # layers left over lie on the pipeline's central stages, else on the first
+    narrow_inputs: bool = False  # inputs of 8-bit products are kept in 8 bits
     mask: bool = False  # every micro-batch has a mask of sequence x sequence
     logit: float = 6.0  # bytes per logit at the loss: 16 bits and fp32, softmax in place
     loss_chunk: float = np.inf  # logits that exist at a time
@@ -65,7 +65,9 @@ WINGSPAN = Accounting(
     loss_chunk=2.0**26,
 )
 # Distributed optimizer: 6 + 12/d bytes per parameter in bf16 with fp32 gradients (Megatron-Core documentation).
-MEGATRON = Accounting("Megatron-Core")
+MEGATRON = Accounting("Megatron-Core", narrow_inputs=True)
+# NVIDIA's performance recipes reduce gradients in bf16 (grad_reduce_in_fp32 = False) and fuse the loss.
+NEMO = replace(MEGATRON, name="NeMo and Megatron-Bridge", gradient=2.0, logit=4.0)
 # fp16: 4 + 16/d (same source). One group per pair of neighbours in the pipeline; buckets of 5e8 elements
 # (DeepSpeed's reduce_bucket_size and allgather_bucket_size).
 DEEPSPEED_FP16 = Accounting(
@@ -115,6 +117,7 @@ def accounting_of(framework: str, year: int, precision: str) -> Accounting:
 _COMPILED_LOSS = 2025  # from which torchtitan compiles its loss
 _BY_NAME = (
     (r"megatron-deepspeed|megatron\+deepspeed", DEEPSPEED_FP16),
+    (r"nemo|megatron-bridge", NEMO),
     (r"nanotron", NANOTRON),
     (r"torchtitan", TORCHTITAN),
     (r"maxtext|levanter|jax|xla|paxml|neuron|tpu", XLA),

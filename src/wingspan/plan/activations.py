@@ -14,6 +14,7 @@ from wingspan.plan.network import Network
 
 _CPU_SCORES_UP_TO = 512  # tokens of a sequence up to which the CPU multiplies with a score matrix
 _FULL, _SELECTIVE = 2, 1  # indices into grid.RECOMPUTE
+_FP32 = 1  # index into grid.PRECISION; 8 bits and fewer come after it
 _ZERO_BUBBLE, ZBV, _V_HALF, _V_MIN = range(1, len(SCHEDULES))  # from ZBV on, a rank has two chunks in a V
 
 
@@ -77,7 +78,8 @@ def whole_block(network: Network, grid: Grid, workload: Workload, chip: Chip, so
 
     Four values of width h (into and out of two norms), q, k, v and attention's output, the MLP's inner
     values. GPT blocks before flash attention also keep dropout masks and score matrices, a CPU small score
-    matrices; the rest is the software's habit (Accounting).
+    matrices; the rest is the software's habit (Accounting): Transformer Engine keeps the inputs of 8-bit
+    products in 8 bits.
     """
     books, h, f, tp = software.accounting, network.hidden, mlp_values(network), grid.tp
     norms = books.norm_bytes * h
@@ -89,7 +91,8 @@ def whole_block(network: Network, grid: Grid, workload: Workload, chip: Chip, so
     split = word * (network.attention_values + inner + routed + scores) + norms
     gathered = books.gathered if books.sequence_parallel else 4
     streams = gathered + (4 - gathered) / tp
-    block = word * streams * h + split / tp
+    narrow = (grid.precision > _FP32) * books.narrow_inputs * (2 * h + network.heads * network.value_dim + f)
+    block = word * streams * h + (split - narrow) / tp
     if software.flash:
         return block
     return block + 2 * h / _over_tokens(software, tp) + _score_bytes(network, workload) / tp

@@ -89,7 +89,7 @@ def price(problem: Problem, grid: Grid) -> Array:
     seconds = np.full(len(grid), np.inf)
     for start in range(0, len(grid), _CHUNK):
         chunk = grid.take(np.arange(start, min(start + _CHUNK, len(grid))))
-        fits = np.flatnonzero(problem.memory_needed(chunk) <= problem.capacity)
+        fits = np.flatnonzero(problem.memory_needed(chunk) <= problem.usable)
         if len(fits):
             seconds[start + fits] = steptime.total(problem.step_time(chunk.take(fits)))
     return seconds
@@ -124,10 +124,10 @@ def check(problem: Problem, layout: Layout) -> None:
             raise InputError(message, where="[layout]", remedy=remedy)
     grid = Grid.of(layout)
     items = {name: float(values[0]) for name, values in problem.memory(grid).items()}
-    if sum(items.values()) > problem.capacity:
+    if sum(items.values()) > problem.usable:
         largest = max(items, key=lambda name: items[name])
         raise InputError(
-            f"the layout needs {size(sum(items.values()))} per device and {size(problem.capacity)} may be used; "
+            f"the layout needs {size(sum(items.values()))} per device and {size(problem.usable)} may be used; "
             f"most of it are {largest.replace('_', ' ')} ({size(items[largest])})",
             where="[layout]",
             remedy=_lift_given(problem, layout),
@@ -216,7 +216,7 @@ def _lift_given(problem: Problem, layout: Layout) -> str:
     """The smallest change of a given layout that makes it fit, found by trying; each says what it then needs."""
     for changes in _changes(layout):
         needed = float(problem.memory_needed(Grid.of(layout.model_copy(update=changes)))[0])
-        if needed <= problem.capacity:
+        if needed <= problem.usable:
             settings = " and ".join(f"layout.{name} = {value!r}" for name, value in changes.items())
             return f"Set {settings}: then it needs {size(needed)}"
     return "Leave [layout] out and plan chooses one that fits, or says what the fleet lacks"
@@ -257,7 +257,7 @@ def _nothing_fits(problem: Problem, space: Space) -> InputError:
     largest = max(items, key=lambda name: items[name])
     return InputError(
         f"the model fits on no layout of {problem.devices:,} {problem.chip.name}: the leanest needs "
-        f"{sum(items.values()) / GIB:.3g} GiB per device of {problem.capacity / GIB:.3g} GiB, most of it "
+        f"{sum(items.values()) / GIB:.3g} GiB per device of {problem.usable / GIB:.3g} GiB, most of it "
         f"{largest.replace('_', ' ')} ({size(items[largest])})",
         where="fleet.devices",
         remedy=_smallest_lift(problem, space),
@@ -278,4 +278,4 @@ def _smallest_lift(problem: Problem, space: Space) -> str:
 
 
 def _something_fits(problem: Problem, space: Space) -> bool:
-    return any(bool(np.any(problem.memory_needed(mesh) <= problem.capacity)) for mesh in meshes(problem, space))
+    return any(bool(np.any(problem.memory_needed(mesh) <= problem.usable)) for mesh in meshes(problem, space))

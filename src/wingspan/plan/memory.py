@@ -50,11 +50,9 @@ Items = dict[str, Array]
 
 def memory(network: Network, grid: Grid, workload: Workload, chip: Chip, software: Software) -> Items:
     """Bytes per item on the fullest device of every layout: its tensors, the process and its networks."""
-    stages = [
-        stage_memory(network, grid, workload, chip, software, stage) for stage in _fullest(network, grid, software)
-    ]
-    totals = [total(items) for items in stages]
-    chosen = np.argmax(np.broadcast_arrays(*totals), axis=0)
+    numbers = _fullest(network, grid, software)
+    stages = [stage_memory(network, grid, workload, chip, software, number) for number in numbers]
+    chosen = np.argmax(np.broadcast_arrays(*map(total, stages)), axis=0)
     return {item: _choose(chosen, [items[item] for items in stages]) for item in ITEMS}
 
 
@@ -225,8 +223,7 @@ def _states(stage: _Stage) -> Items:
     and the fp32 master belongs to the optimizer. Expert parallelism lies inside the shard ranks, so it
     changes what is whole, not what is sharded.
     """
-    grid, books = stage.grid, stage.books
-    moments = stage.workload.optimizer_bytes if books.moments is None else books.moments
+    grid, books, moments = stage.grid, stage.books, stage.workload.optimizer_bytes
     sharded = (stage.dense + stage.experts) / (grid.shard * grid.cp)
     full = grid.zero == 3
     below = books.gradient * np.where(grid.zero >= 2, sharded, stage.whole)

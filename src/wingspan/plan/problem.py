@@ -17,6 +17,7 @@ from wingspan.plan.sizes import fast_domain
 from wingspan.project import Fleet
 
 _CPU_SHARE = 0.5  # of a machine's memory for training; the system and the other stages keep the rest
+_FILLED = 0.95  # of an accelerator's memory: rehearsals of the fullest rank differ by up to 5%
 _LARGEST_MICRO_BATCH = 64
 _FP8 = PRECISION.index("fp8")
 _FEWEST_TOKENS = 256  # of a sequence on one context-parallel rank
@@ -38,6 +39,11 @@ class Problem:
     def capacity(self) -> float:
         """Bytes that training may use of one device."""
         return self.chip.memory_bytes * (_CPU_SHARE if self.chip.kind == "cpu" else 1.0)
+
+    @property
+    def usable(self) -> float:
+        """Bytes that a chosen layout may fill: memory is predicted to a few per cent."""
+        return self.capacity * (1.0 if self.chip.kind == "cpu" else _FILLED)
 
     def memory(self, grid: Grid) -> dict[str, Array]:
         """Bytes per item on the fullest device."""

@@ -47,7 +47,7 @@ def search(problem: Problem, space: Space = TRAINABLE) -> Found:
     for mesh in meshes(problem, space):
         for grid in _pieces(mesh):
             weighed += math.prod(grid.shape)
-            fits = np.broadcast_to(problem.memory_needed(grid) <= problem.capacity, grid.shape)
+            fits = np.broadcast_to(problem.memory_needed(grid) <= problem.usable, grid.shape)
             if not fits.any():
                 continue
             fitting += int(fits.sum())
