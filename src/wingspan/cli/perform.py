@@ -56,6 +56,7 @@ def _interrupt(*_: object) -> None:
 _SCREENS = {
     "plan": ("wingspan.plan.terminal", "plan.json"),
     "rehearse": ("wingspan.rehearse.terminal", "rehearsal.json"),
+    "prepare": ("wingspan.prepare.terminal", "report.json"),
     "evaluate": ("wingspan.evaluate.terminal", "scores.json"),
 }
 

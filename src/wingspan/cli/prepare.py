@@ -44,3 +44,26 @@ def inspect(
 
     found = look(path)
     print_json(found) if json_ else output.print(render(found), soft_wrap=True)
+
+
+@command(app.prepare, "sample")
+def sample(
+    project: ProjectPath = Path("."),
+    dropped_by: Annotated[str | None, typer.Option("--dropped-by", metavar="RULE", help="Only this rule.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Posts of each rule.")] = 5,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Posts that each rule dropped or tagged, drawn at random, without personal data: judge the rules by eye.
+
+    Example: wingspan prepare sample examples/laptop --dropped-by spam --count 20
+    """
+    from wingspan.console import output, print_json
+    from wingspan.prepare.samples import read_samples
+    from wingspan.prepare.terminal import render_samples
+    from wingspan.workspace import find_run
+
+    rows = read_samples(find_run(project, overrides or (), runs).stage("prepare"), dropped_by, count)
+    print_json(rows) if json_ else output.print(render_samples(rows), soft_wrap=True)

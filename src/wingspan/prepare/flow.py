@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,7 @@ BUCKET = 1 << 21  # rows of a few numbers that are
 
 Tally = dict[str, Any]  # counts, also nested: they add up
 Function = Callable[..., Any]  # to a table, or to an iterator of tables
+Note = Callable[[Tally], str]
 _TALLY = b"tally"
 _ROW_BITS = 32
 
@@ -41,14 +42,19 @@ class Piece:
     batch: int
     rows: int
     tally: Tally = field(default_factory=dict)
+    columns: tuple[str, ...] = ()  # that are loaded; all where none is named
 
     def load(self) -> pa.Table:
         """Its rows."""
         if self.file.suffix == ".parquet":
             with pq.ParquetFile(self.file) as parquet:
-                return parquet.read_row_group(self.batch)
+                return parquet.read_row_group(self.batch, columns=list(self.columns) or None)
         with pa.memory_map(str(self.file)) as source:
-            return pa.Table.from_batches([pa.ipc.open_file(source).get_batch(self.batch)])
+            file = pa.ipc.open_file(source)
+            if self.columns:
+                fields = [file.schema.get_field_index(name) for name in self.columns]
+                file = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
+            return pa.Table.from_batches([file.get_batch(self.batch)])
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,12 @@ class Dataset:
     def tally(self) -> Tally:
         """The counts of all parts, added up."""
         return added(piece.tally for piece in self.pieces)
+
+    def only(self, *columns: str) -> Dataset:
+        """The same rows, of which only these columns are loaded."""
+        return Dataset(
+            tuple(Part(tuple(replace(piece, columns=columns) for piece in part.pieces)) for part in self.parts)
+        )
 
     def __add__(self, other: Dataset) -> Dataset:
         return Dataset(self.parts + other.parts)
@@ -203,9 +215,12 @@ class Flow:
     engine: Engine
     progress: Progress
 
-    def map(self, name: str, function: Function, *inputs: Input) -> Dataset:
-        """The function's tables of part i of all inputs (of a sequence, item i), for each i; each table is a part."""
-        files = self._step(name, function, inputs)
+    def map(self, name: str, function: Function, *inputs: Input, note: Note | None = None) -> Dataset:
+        """The function's tables of part i of all inputs (of a sequence, item i), for each i; each table is a part.
+
+        `note` says in words what the counts so far are, beside the bar.
+        """
+        files = self._step(name, function, inputs, note)
         return Dataset(tuple(Part((piece,)) for pieces in files for piece in pieces))
 
     def exchange(self, name: str, function: Function, *inputs: Input, parts: int) -> Dataset:
@@ -213,7 +228,9 @@ class Flow:
         files = self._step(name, partial(_scattered, function, parts), inputs)
         return Dataset(tuple(Part(tuple(pieces[part] for pieces in files)) for part in range(parts)))
 
-    def _step(self, name: str, function: Function, inputs: Sequence[Input]) -> list[list[Piece]]:
+    def _step(
+        self, name: str, function: Function, inputs: Sequence[Input], note: Note | None = None
+    ) -> list[list[Piece]]:
         work = list(zip(*(one.parts if isinstance(one, Dataset) else one for one in inputs), strict=True))
         folder, receipt = self.folder / name, self.folder / f"{name}.json"
         files = [folder / f"{number:06d}.arrow" for number in range(len(work))]
@@ -224,9 +241,11 @@ class Flow:
             jobs = [Job(file, function, items) for file, items in zip(files, work, strict=True)]
             done: dict[int, Any] = {}
             with self.progress.task(name, len(jobs), "pieces") as task:
+                so_far: Tally = {}
                 for number, result in self.engine.run(jobs):
                     done[number] = result
-                    task.advance(1)
+                    so_far = added([so_far, *(tally for _, tally in result)]) if note else so_far
+                    task.advance(1, note(so_far) if note else "")
             results = [done[number] for number in range(len(jobs))]
             temporary = receipt.with_suffix(".tmp")
             temporary.write_text(json.dumps(results))

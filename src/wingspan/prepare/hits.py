@@ -18,3 +18,10 @@ def where(texts: pl.Series, chosen: pl.Series, change: Callable[[list[str]], lis
     if rows.is_empty():
         return texts
     return texts.clone().scatter(rows, pl.Series(change(texts.gather(rows).to_list()), dtype=pl.String))
+
+
+def where_true(texts: pl.Series, chosen: pl.Series, test: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """A boolean column: whether a text is chosen and passes `test`, which looks at no other."""
+    rows = chosen.arg_true()
+    passed = test(texts.gather(rows)).fill_null(False)
+    return pl.repeat(False, len(texts), eager=True).scatter(rows, passed)

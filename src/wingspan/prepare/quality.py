@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from wingspan.prepare.compiled import compiled
+from wingspan.prepare.hits import where_true
 from wingspan.prepare.ngrams import Model, code_point, load_model, scores, text_bytes
 
 # What is counted, in this order.
@@ -21,9 +22,13 @@ _OPENING = 5  # words that an opening has
 _WORDS_COMPARED = 256  # of a long post only the first words are compared with each other
 _SEEN = 1024
 
-# Nats of evidence, from which a post reads like spam or like abuse: chosen for a precision above 0.9 on messages
-# that the model was not trained on (docs/prepare.md).
-_SPAM, _TOXIC = 1.0, 0.0
+# Nats of evidence from which a post reads like spam, if it also wants something done, and like abuse; what they find
+# on messages that the model was not trained on is in docs/prepare.md.
+_SPAM, _TOXIC = -2.0, 0.0
+_WANTED = (
+    r"(?i)\b(?:call|te?xt|reply|claim|click|visit|join|subscribe|free|win|won|prize|offer|cash|order|bonus|deals?)\b"
+)
+_WAY = r"[0-9]|\[phone\]|https?://|[£$€]"
 _FEATURES_OF_A_POST = 100  # a longer one is judged by its mean, so that length is no evidence
 
 RULES: dict[str, pl.Expr] = {
@@ -35,7 +40,7 @@ RULES: dict[str, pl.Expr] = {
     "repetition": ((pl.col("words") >= 8) & (4 * pl.col("different") <= pl.col("compared")))
     | (pl.col("longest_run") >= 20),
     "shouting": (pl.col("letters") >= 20) & (10 * pl.col("capitals") >= 9 * pl.col("letters")),
-    "spam": pl.col("spam") > _SPAM,
+    "spam": (pl.col("spam") > _SPAM) & pl.col("asks"),
     "toxic": pl.col("toxic") > _TOXIC,
 }
 
@@ -56,6 +61,7 @@ def judge(texts: pl.Series) -> pl.DataFrame:
     judged = counted.with_columns(
         pl.min_horizontal("words", pl.lit(_WORDS_COMPARED)).alias("compared"),
         *(pl.Series(name, nats[:, at]) for at, name in enumerate(model.classes)),
+        asks=where_true(texts, pl.Series(nats[:, 0] > _SPAM), _asks),
     )
     bits = judged.select(
         bits=pl.sum_horizontal(rule.cast(pl.Int32) * (1 << at) for at, rule in enumerate(RULES.values()))
@@ -70,6 +76,11 @@ def judge(texts: pl.Series) -> pl.DataFrame:
         words=counted["words"],
         linked=counted["links"] > 0,
     )
+
+
+def _asks(texts: pl.Series) -> pl.Series:
+    """Whether somebody wants something done, and gives a number or a link for it."""
+    return texts.str.contains(_WANTED) & texts.str.contains(_WAY)
 
 
 @cache

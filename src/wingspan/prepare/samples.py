@@ -6,7 +6,6 @@ and that does not depend on how they were cut into batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from wingspan.errors import InputError
 from wingspan.prepare.flow import Dataset, Flow, frame_of, part_of, row_of
 from wingspan.prepare.hashing import mixed, text_hashes
 
@@ -60,14 +60,22 @@ def _post_at(posts: Dataset, place: int) -> dict[str, str]:
     return found
 
 
-def read_samples(folder: Path, rule: str | None, count: int) -> Sequence[dict[str, Any]]:
-    """At most `count` sampled posts of a prepared folder, of one rule or, without, of each."""
-    frame = pl.read_parquet(folder / SAMPLES_FILE)
+def read_samples(folder: Path, rule: str | None, count: int) -> list[dict[str, Any]]:
+    """At most `count` sampled posts of a prepared folder, of one rule or, without, of each.
+
+    Raises InputError when nothing is prepared, or when no post was dropped or tagged by that rule.
+    """
+    path = folder / SAMPLES_FILE
+    if not path.is_file():
+        raise InputError("no posts are prepared", where=folder, remedy="Start with: wingspan prepare PROJECT")
+    frame = pl.read_parquet(path)
     if rule is not None:
+        known = frame["rule"].unique().sort().to_list()
+        if rule not in known:
+            raise InputError(
+                f"no post was dropped or tagged by '{rule}'",
+                where=path,
+                remedy=f"Name one of: {', '.join(known)}" if known else "Nothing was dropped: there is nothing to see",
+            )
         frame = frame.filter(pl.col("rule") == rule)
     return frame.group_by("rule", "dropped", maintain_order=True).head(count).select(frame.columns).to_dicts()
-
-
-def rules(folder: Path) -> list[str]:
-    """The rules of which there are samples."""
-    return pl.read_parquet(folder / SAMPLES_FILE)["rule"].unique().sort().to_list()

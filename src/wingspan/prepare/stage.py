@@ -35,6 +35,7 @@ from wingspan.prepare.readers.registry import units
 from wingspan.prepare.samples import SAMPLES_FILE, write_samples
 from wingspan.prepare.shards import publish_posts
 from wingspan.prepare.split import HELD_OUT, SPLITS, TRAIN
+from wingspan.prepare.terminal import note_of_reading, note_of_settling
 from wingspan.prepare.tokenizer import make_tokenizer, start_model_folder
 from wingspan.prepare.tokens import write_tokens
 from wingspan.prepare.tombstones import KEY_CHECK, Tombstones, forgotten, list_lines, prove
@@ -68,17 +69,25 @@ def prepare(context: StageContext, engine: Engine) -> dict[str, Any]:
     flow = Flow(output / _WORK, engine, context.progress)
 
     sources = [unit for source in settings.posts for unit in units(source, context.run.outside(source.path))]
-    records = flow.map("read", steps.read, steps.grouped(sources))
+    records = flow.map("read", steps.read, steps.grouped(sources), note=note_of_reading)
     tombstones = _tombstones(context, flow, records, pseudonym)
     numbers = range(len(records.parts))
-    ids = flow.exchange("ids", steps.ids, numbers, records, parts=parts_for(records.rows))
+    ids = flow.exchange(
+        "ids",
+        steps.ids,
+        numbers,
+        records.only("post_id", "repost_of", "edited_from", "notice"),
+        parts=parts_for(records.rows),
+    )
     repeats = flow.exchange("repeats", steps.repeated, ids, parts=len(numbers))
     evaluation = _evaluation(context, flow)
     step = partial(steps.prepare, settings, seed, tombstones, evaluation, pseudonym)
     posts = flow.map("prepare", step, records, repeats)
     habits = judge_groups(flow, posts, settings)
     duplicates = find_duplicates(flow, posts, settings.near_duplicate_similarity)
-    outcome = flow.map("settle", partial(steps.settle, settings), posts, habits, duplicates)
+    outcome = flow.map(
+        "settle", partial(steps.settle, settings), posts.only(*steps.SETTLED), habits, duplicates, note=note_of_settling
+    )
     funnel = report.funnel(records.tally, outcome.tally, settings.posts)
     context.progress.say(f"{funnel['read']:,} posts read, {funnel['kept']:,} kept")
     if not funnel["kept"]:
@@ -155,14 +164,16 @@ def _tombstones(context: StageContext, flow: Flow, records: Dataset, pseudonym: 
     """The folder of the one set that all processes look ids up in."""
     settings = context.project.prepare
     folder = flow.folder / "tombstones"
-    notices = flow.map("notices", steps.notices, records)
+    notices = flow.map("notices", steps.notices, records.only("post_id", "deleted_at", "notice"))
     if not (folder / "complete").exists():
         (folder / "authors").mkdir(parents=True, exist_ok=True)
         opt_outs = [*list_lines(context.run.outside(settings.opt_outs) if settings.opt_outs else None)]
         said = pl.concat([forgotten(context.run.folder), *map(frame_of, notices.tables())])
         tombstones = Tombstones.build(said, opt_outs, settings.consent, pseudonym)
         tombstones.write(folder / "authors")
-        gone = flow.map("gone", partial(steps.posts_of_the_gone, folder / "authors"), records)
+        gone = flow.map(
+            "gone", partial(steps.posts_of_the_gone, folder / "authors"), records.only("post_id", "author_id", "notice")
+        )
         tombstones.with_posts_of_authors(pl.concat(map(frame_of, gone.tables()))).write(folder)
         (folder / "complete").touch()
     return folder
