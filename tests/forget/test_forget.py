@@ -144,8 +144,13 @@ def test_an_author_is_nowhere_afterwards_and_every_stage_still_holds(run: Run) -
     assert len(texts) >= 3
     assert all(text in decoded(run) for text in texts)
 
+    (index,) = (run.folder / "serve").glob("posts-*.sqlite")
+    served = PostIndex(index)  # by a server that runs
+    assert served.get(gone["post_id"][0]) is not None
+
     answer = ask(run, f"author:{author}")
 
+    assert served.get(gone["post_id"][0]) is None
     after = posts_of(run)
     assert after.drop(LINKS).equals(others.drop(LINKS))
     assert not set(gone["post_id"]) & {one for link in LINKS for one in after[link].drop_nulls()}

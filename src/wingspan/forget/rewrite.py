@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wingspan.prepare.tombstones import LINKS, Tombstones
+from wingspan.prepare.tombstones import LINKS, Tombstones, search
 from wingspan.workspace import file_hash
 
 _KEYS = frozenset({"post_id", "post_ids", "repeats", "repost_of", *LINKS})
@@ -30,6 +30,8 @@ def rewrite(folder: Path, draft: Path, stones: Tombstones) -> Counter[str]:
     gone: Counter[str] = Counter()
     for file in sorted(folder.rglob("*")):
         target = draft / file.relative_to(folder)
+        if file.suffix == ".parquet" and not search(file, stones)[1]:
+            continue
         if file.name.endswith(_SHARD):
             gone += _empty_places(file, target, stones)
         elif file.suffix == ".parquet":
@@ -57,8 +59,7 @@ def _drop_rows(file: Path, target: Path, stones: Tombstones, kind: str) -> Count
                 table = table.set_column(at, table.schema.field(at), nulled.cast(table.schema.field(at).type))
         gone += Counter({kind: int((~stays).sum()), "links": links})
         kept.append(table.filter(pa.array(stays)))
-    if gone.total():
-        _write(target, kept, parquet.schema_arrow)
+    _write(target, kept, parquet.schema_arrow)
     return +gone
 
 
@@ -79,8 +80,6 @@ def _empty_places(file: Path, target: Path, stones: Tombstones) -> Counter[str]:
     """A shard whose forgotten documents are nothing but ends of documents, and have neither id nor bytes."""
     table = pq.read_table(file)
     gone = stones.of_posts(pl.Series(table["post_id"])).is_not_null()
-    if not gone.any():
-        return Counter()
     documents = pl.DataFrame(table)
     draft = target.with_name("index.json")
     index = json.loads((draft if draft.exists() else file.with_name("index.json")).read_text())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ SIGNALS = ("indexable", "noindex", "discoverable", "memorial", "no-unauthenticat
 FORGOTTEN_LIST = "forgotten.jsonl"  # in the run folder: what `wingspan forget` was asked, a request a line
 KEY_CHECK = "pseudonym key"  # its pseudonym in report.json tells whether a key is the one that was used
 LINKS = ("parent_id", "root_id", "quote_of")
-_POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "repost_of", "repeats", *LINKS), ("author_id",)
+_POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "post_ids", "repost_of", "repeats", *LINKS), ("author_id",)
 _DIGEST = np.dtype("S16")
 _HANDLE = re.compile(r"@([\w.-]+)@([\w.-]+)")
 
@@ -198,30 +198,31 @@ def bury(posts: pl.DataFrame, tombstones: Tombstones) -> pl.DataFrame:
 def prove(folder: Path, tombstones: Tombstones) -> dict[str, Any]:
     """Look for every tombstoned id in every Parquet file of `folder`, as it lies on disk; the proof wants 0 found."""
     files = sorted(folder.rglob("*.parquet"))
-    searched = found = 0
-    for file in files:
-        for kind, ids in _ids(file):
-            searched += len(ids)
-            found += len(ids) - tombstones._look_up(kind, ids).null_count()
+    looked_up = [search(file, tombstones) for file in files]
     deleted = tombstones.counts.get(DELETED, 0)
     return {
         "deleted": deleted,
         "opted_out": sum(tombstones.counts.values()) - deleted,
         "reasons": tombstones.counts,
         "files_searched": len(files),
-        "ids_searched": searched,
-        "found": found,
+        "ids_searched": sum(searched for searched, _ in looked_up),
+        "found": sum(found for _, found in looked_up),
     }
 
 
-def _ids(file: Path) -> Iterator[tuple[str, pl.Series]]:
-    """Kind and ids of every column that holds any, batch by batch."""
-    parquet = pq.ParquetFile(file)
-    for kind, columns in ((POST, (*_POST_COLUMNS, "post_ids")), (AUTHOR, _AUTHOR_COLUMNS)):
-        for name in set(columns) & set(parquet.schema_arrow.names):
-            for batch in parquet.iter_batches(1 << 16, columns=[name]):
-                ids = pl.Series(batch.column(0))
-                yield kind, (ids.explode() if ids.dtype == pl.List else ids).drop_nulls()
+def search(file: Path, tombstones: Tombstones) -> tuple[int, int]:
+    """How many ids a Parquet file holds in all its columns of ids, and how many of them are in the set."""
+    searched = found = 0
+    with pq.ParquetFile(file) as parquet:
+        columns = set(parquet.schema_arrow.names)
+        for look_up, names in ((tombstones.of_posts, _POST_COLUMNS), (tombstones.of_authors, _AUTHOR_COLUMNS)):
+            for name in columns.intersection(names):
+                for batch in parquet.iter_batches(1 << 16, columns=[name]):
+                    ids = pl.Series(batch.column(0))
+                    ids = (ids.explode() if ids.dtype == pl.List else ids).drop_nulls()
+                    searched += len(ids)
+                    found += len(ids) - look_up(ids).null_count()
+    return searched, found
 
 
 def list_lines(path: Path | None) -> Iterable[str]:
