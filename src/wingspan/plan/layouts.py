@@ -9,7 +9,7 @@ import numpy as np
 
 from wingspan.errors import InputError
 from wingspan.plan import steptime
-from wingspan.plan.grid import RECOMPUTE, Array, Grid
+from wingspan.plan.grid import RECOMPUTE, Grid
 from wingspan.plan.problem import (
     TRAINABLE,
     Problem,
@@ -34,12 +34,10 @@ __all__ = [
     "check",
     "choose",
     "fastest",
-    "price",
     "problem_of",
     "require_known",
 ]
 
-_CHUNK = 4096  # layouts priced at a time: their arrays stay in the processor's cache
 _FACTORS = tuple(2**power for power in range(1, 11))  # by which a fleet grows or a sequence shrinks
 _SHORTEST = 128  # tokens: a shorter sequence is no way out
 
@@ -74,25 +72,13 @@ def choose(problem: Problem, space: Space = TRAINABLE) -> Choice:
 
 
 def fastest(problem: Problem) -> Layout | None:
-    """The fastest layout that the trainer builds, several times as quickly as `choose`; None where none fits.
+    """The fastest layout that the trainer builds; None where none fits.
 
     Raises InputError where the catalogue lacks figures of the chip.
     """
     require_known(problem)
-    grid = candidates(problem)
-    seconds = price(problem, grid)
-    return grid.layout(int(np.argmin(seconds))) if np.isfinite(seconds).any() else None
-
-
-def price(problem: Problem, grid: Grid) -> Array:
-    """Seconds of a step for every layout, infinite where it does not fit."""
-    seconds = np.full(len(grid), np.inf)
-    for start in range(0, len(grid), _CHUNK):
-        chunk = grid.take(np.arange(start, min(start + _CHUNK, len(grid))))
-        fits = np.flatnonzero(problem.memory_needed(chunk) <= problem.usable)
-        if len(fits):
-            seconds[start + fits] = steptime.total(problem.step_time(chunk.take(fits)))
-    return seconds
+    found = search(problem)
+    return found.grid.layout(found.fastest) if found.fitting else None
 
 
 def _runner_up(found: Found) -> int | None:

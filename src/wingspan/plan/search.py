@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,12 @@ from wingspan.plan.problem import TRAINABLE, Problem, Space, meshes
 from wingspan.plan.wholerun import node_watts
 
 COMPUTING = ("matmul", "attention", "elementwise", "recompute", "optimizer")  # items of a step in which a device works
-_AT_A_TIME = 2**16  # layouts: their arrays stay in the processor's cache
+_AT_A_TIME, _SMALL = 2**16, 2**12  # layouts: arrays that stay in the processor's cache; too few to be worth a grid
 
 
 @dataclass(frozen=True)
 class Found:
-    """Of every arrangement of ranks that fits, its fastest layout and the one that takes least energy.
+    """Of every arrangement of ranks that fits, at least its fastest layout and the one that takes least energy.
 
     `seconds` and `joules` (per device, wall power, of one step) stand beside the layouts of `grid`;
     `weighed` and `fitting` count all layouts of the space.
@@ -44,29 +45,37 @@ def search(problem: Problem, space: Space = TRAINABLE) -> Found:
     """All layouts of a space that fit, arrangement by arrangement; none where nothing fits."""
     parts, weighed, fitting = [], 0, 0
     idle, busy = (node_watts(problem.chip, share) or 1.0 for share in (0.0, 1.0))
-    for mesh in meshes(problem, space):
-        for grid in _pieces(mesh):
-            weighed += math.prod(grid.shape)
-            fits = np.broadcast_to(problem.memory_needed(grid) <= problem.usable, grid.shape)
-            if not fits.any():
-                continue
-            fitting += int(fits.sum())
-            items = problem.step_time(grid)
-            seconds = np.where(fits, steptime.total(items), np.inf)
-            joules = idle * seconds + (busy - idle) * added(items[name] for name in COMPUTING)
-            flat = np.union1d(_least(seconds), _least(joules))
-            parts.append((grid.chosen(flat), seconds.ravel()[flat], joules.ravel()[flat]))
+    for grid in _pieces(meshes(problem, space)):
+        weighed += math.prod(grid.shape)
+        fits = np.broadcast_to(problem.memory_needed(grid) <= problem.usable, grid.shape)
+        if not fits.any():
+            continue
+        fitting += int(fits.sum())
+        if fits.ndim == 1:
+            grid, fits = grid.take(fits), np.ones(fits.sum(), dtype=bool)
+        items = problem.step_time(grid)
+        seconds = np.where(fits, steptime.total(items), np.inf)
+        joules = idle * seconds + (busy - idle) * added(items[name] for name in COMPUTING)
+        flat = np.union1d(_least(seconds), _least(joules))
+        parts.append((grid.chosen(flat), seconds.ravel()[flat], joules.ravel()[flat]))
     if not parts:
         return Found(Grid.product({}).take(np.array([], dtype=np.intp)), np.array([]), np.array([]), weighed, 0)
     grids, seconds_of, joules_of = zip(*parts, strict=True)
     return Found(Grid.joined(grids), np.concatenate(seconds_of), np.concatenate(joules_of), weighed, fitting)
 
 
-def _pieces(mesh: Grid) -> list[Grid]:
-    """A broadcast grid in pieces along its arrangements."""
-    arrangements = mesh.shape[-1]
-    step = max(1, _AT_A_TIME * arrangements // math.prod(mesh.shape))
-    return [mesh.columns(slice(start, start + step)) for start in range(0, arrangements, step)]
+def _pieces(grids: Iterable[Grid]) -> Iterator[Grid]:
+    """The same layouts: large grids in pieces along their arrangements, small ones joined and flat."""
+    small: list[Grid] = []
+    for grid in grids:
+        if math.prod(grid.shape) < _SMALL:
+            small.append(grid.flattened())
+            continue
+        arrangements = grid.shape[-1]
+        step = max(1, _AT_A_TIME * arrangements // math.prod(grid.shape))
+        yield from (grid.columns(slice(start, start + step)) for start in range(0, arrangements, step))
+    joined = Grid.joined(small) if small else Grid.product({}).take(np.array([], dtype=np.intp))
+    yield from (joined.columns(slice(start, start + _SMALL)) for start in range(0, len(joined), _SMALL))
 
 
 def _least(values: Array) -> NDArray[np.intp]:
