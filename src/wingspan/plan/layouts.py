@@ -127,11 +127,6 @@ def _rules(problem: Problem, layout: Layout) -> list[tuple[bool, str, str]]:
     near = -(-workload.global_batch // per_step) * per_step
     return [
         (
-            layout.world_size != problem.devices,
-            f"the layout is for {layout.world_size:,} devices, the fleet has {problem.devices:,}",
-            f"Set fleet.devices = {layout.world_size}, or change dp_replicate, dp_shard, tp, cp or pp",
-        ),
-        (
             network.heads % layout.tp != 0 or network.kv_heads % layout.tp != 0,
             f"{network.heads} query and {network.kv_heads} key heads do not divide over tp = {layout.tp}",
             f"Choose tp from {_common(network.heads, network.kv_heads)}",
@@ -165,6 +160,11 @@ def _rules(problem: Problem, layout: Layout) -> list[tuple[bool, str, str]]:
             (layout.dp_shard * layout.cp) % layout.ep != 0,
             f"ep = {layout.ep} does not lie inside dp_shard x cp = {layout.dp_shard * layout.cp}",
             f"Make dp_shard a multiple of {layout.ep}",
+        ),
+        (
+            layout.world_size != problem.devices,
+            f"the layout is for {layout.world_size:,} devices, the fleet has {problem.devices:,}",
+            f"Set fleet.devices = {layout.world_size}, or change dp_replicate, dp_shard, tp, cp or pp",
         ),
         (
             workload.global_batch % per_step != 0,
