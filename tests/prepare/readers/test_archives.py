@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import multiprocessing
 import os
 import pickle
 import struct
@@ -271,3 +272,19 @@ def test_a_unit_reads_the_same_however_often(tmp_path: Path, monkeypatch: pytest
     for unit in units(source("jsonl"), tmp_path):
         first, second = ([batch.posts for batch in read_unit(unit)] for _ in range(2))
         assert first == second
+
+
+def _bytes(member: Member) -> bytes:
+    return b"".join(member.chunks())
+
+
+@pytest.mark.parametrize("form", ["a.zip", "a.tar", "a.tar.gz"])
+def test_forked_processes_read_one_archive_side_by_side(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "CHUNK", 3000)
+    files = {f"{n}.jsonl": os.urandom(1 << 18) for n in range(6)}
+    found = list(members(pack(files, tmp_path / form)))
+    assert [_bytes(member) for member in found] == list(files.values())  # the parent has the archive open
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert pool.map(_bytes, found * 3, chunksize=1) == list(files.values()) * 3

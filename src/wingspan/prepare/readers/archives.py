@@ -10,6 +10,7 @@ import bz2
 import codecs
 import gzip
 import lzma
+import os
 import re
 import stat
 import tarfile
@@ -114,9 +115,8 @@ class Member:
     def _stored(self, files: ExitStack) -> Any:
         """The bytes as they are stored."""
         if self.kind == "zip":
-            archive = _zip(self.path, self.path.stat().st_mtime_ns)
-            info = next(one for one in archive.infolist() if one.header_offset == self.offset)
-            return files.enter_context(archive.open(info))
+            archive, infos = _zip(self.path, self.path.stat().st_mtime_ns, os.getpid())
+            return files.enter_context(archive.open(infos[self.offset]))
         file = files.enter_context(self.path.open("rb"))
         if self.kind == "tar":
             layer = _peel(file, self.path.stat().st_size)
@@ -202,7 +202,7 @@ def _listed(path: Path, archive: str, changed: int) -> tuple[Member, ...]:
 def _zip_entries(path: Path) -> Iterator[tuple[str, int, int, str]]:
     """Name, stored bytes, offset and refusal of each file."""
     status = path.stat()
-    infos = [info for info in _zip(path, status.st_mtime_ns).infolist() if not info.is_dir()]
+    infos = [info for info in _zip(path, status.st_mtime_ns, os.getpid())[0].infolist() if not info.is_dir()]
     bombs = {info for info in infos if info.file_size > MAX_RATIO * info.compress_size + _SLACK}
     overlapping = sum(info.file_size for info in infos if info not in bombs) > MAX_RATIO * status.st_size + _SLACK
     for info in infos:
@@ -217,9 +217,13 @@ def _zip_entries(path: Path) -> Iterator[tuple[str, int, int, str]]:
 
 
 @lru_cache(maxsize=1)
-def _zip(path: Path, changed: int) -> zipfile.ZipFile:
-    """The open archive: reading the directory of a large one for each member would take quadratic time."""
-    return zipfile.ZipFile(path)
+def _zip(path: Path, changed: int, process: int) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
+    """The open archive and its members by offset: to read the directory again for each member takes quadratic time.
+
+    `process`: a forked process opens the file anew, since it would share one position in it with its siblings.
+    """
+    archive = zipfile.ZipFile(path)
+    return archive, {info.header_offset: info for info in archive.infolist()}
 
 
 def _tar_entries(path: Path) -> Iterator[tuple[str, int, int, str]]:
