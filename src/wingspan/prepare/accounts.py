@@ -21,20 +21,20 @@ _FEWEST_POSTS = 20  # of an account, below which its habits are not judged
 _COPIED_WORDS, _COPYING_ACCOUNTS = 8, 5
 _TEMPLATE_POSTS, _TEMPLATE_SHARE = 30, 1e-4  # of all posts
 _AUTHOR, _TEXT, _OPENING = range(3)
+_TRACED = ("author_id", "created_at", "skeleton", "opening", "words", "linked", "refused")
 
 
 def judge_groups(flow: Flow, posts: Dataset, settings: Prepare) -> Dataset:
     """For each part of `posts` (quality.judge's columns, author_id, created_at, refused): `row`, `tag`."""
     parts = len(posts.parts)
-    traces = flow.exchange("traces", _traces, range(parts), posts, parts=parts_for(3 * posts.rows))
+    traces = flow.exchange("traces", _traces, range(parts), posts.only(*_TRACED), parts=parts_for(3 * posts.rows))
     judged = flow.exchange("habits", partial(_judged, settings, posts.rows), traces, parts=parts)
     return flow.map("habits-by-post", _first_of_each, judged)
 
 
 def _traces(part: int, posts: pa.Table) -> pa.Table:
     """Of each kept post a row for its author, its text, and its opening where it has a link."""
-    frame = frame_of(posts.select(["author_id", "created_at", "skeleton", "opening", "words", "linked", "refused"]))
-    frame = frame.with_row_index("row").filter(pl.col("refused").is_null())
+    frame = frame_of(posts).with_row_index("row").filter(pl.col("refused").is_null())
     shared = frame.select(
         author=pl.when(pl.col("author_id").is_not_null()).then(pl.Series(text_hashes(frame["author_id"]))),
         at=pl.Series(place(part, frame["row"])),

@@ -53,19 +53,21 @@ def find_duplicates(flow: Flow, posts: Dataset, similarity: float, most: int = B
     is at least `similarity`; groups are closed under that relation.
     """
     bands, rows = bands_for(similarity)
-    parts = len(posts.parts)
+    parts, texts = len(posts.parts), posts.only("text")
     keyed = partial(_keyed, bands, rows)
-    keys = flow.exchange("bands", keyed, range(parts), posts, parts=parts_for(posts.rows * (bands + 1), most))
+    keys = flow.exchange(
+        "bands", keyed, range(parts), posts.only("text", "refused"), parts=parts_for(posts.rows * (bands + 1), most)
+    )
     pairs = flow.exchange("pairs", _candidates, keys, parts=parts)
-    halves = flow.exchange("halves", _with_left, pairs, posts, parts=parts)
-    alike = flow.map("alike", partial(_alike, similarity), halves, posts)
+    halves = flow.exchange("halves", _with_left, pairs, texts, parts=parts)
+    alike = flow.map("alike", partial(_alike, similarity), halves, texts)
     groups = flow.exchange("groups", _by_part, components(flow, "groups", alike, most), parts=parts)
     return flow.map("duplicates", _marks, groups, alike)
 
 
 def _keyed(bands: int, rows: int, part: int, posts: pa.Table) -> pa.Table:
     """A row for each band of each kept post, and one for its whole text."""
-    kept = frame_of(posts.select(["text", "refused"])).with_row_index("row").filter(pl.col("refused").is_null())
+    kept = frame_of(posts).with_row_index("row").filter(pl.col("refused").is_null())
     texts = normalise(kept["text"])
     at = place(part, kept["row"])
     keys, usable = band_keys(texts, bands, rows)
@@ -117,4 +119,4 @@ def _by_part(groups: pa.Table) -> pa.Table:
 
 def _texts(posts: pa.Table, at: pl.Series) -> pl.Series:
     """The normalised texts of posts of this part."""
-    return normalise(frame_of(posts.select(["text"]))["text"].gather(row_of(at)))
+    return normalise(frame_of(posts)["text"].gather(row_of(at)))

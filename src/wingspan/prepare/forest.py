@@ -25,18 +25,21 @@ _COLUMNS = ["post_id", "parent_id", "quote_of", "author_id", "text", "lang", "so
 def thread_conversations(flow: Flow, split: str, posts: Dataset, most: int = BUCKET) -> Dataset:
     """Rows of conversations of two or more speakers out of the posts of one side of the split."""
     numbers = range(len(posts.parts))
-    trees = components(flow, f"trees-{split}", flow.map(f"links-{split}", _links, posts), most)
+    trees = components(
+        flow, f"trees-{split}", flow.map(f"links-{split}", _links, posts.only("post_id", "parent_id", "quote_of")), most
+    )
     parts = parts_for(posts.rows, most)
     found = flow.exchange(f"tree-ids-{split}", _by_node, trees, parts=parts)
-    places = flow.exchange(f"tree-posts-{split}", _nodes, numbers, posts, parts=parts)
+    places = flow.exchange(f"tree-posts-{split}", _nodes, numbers, posts.only("post_id"), parts=parts)
     labels = flow.exchange(f"tree-labels-{split}", _labelled, found, places, parts=len(numbers))
-    whole = flow.exchange(f"forest-{split}", _in_trees, labels, posts, parts=parts_for(posts.rows, min(most, BATCH)))
+    text = posts.only(*_COLUMNS)
+    whole = flow.exchange(f"forest-{split}", _in_trees, labels, text, parts=parts_for(posts.rows, min(most, BATCH)))
     return flow.map(f"threads-{split}", partial(_threads, split), whole)
 
 
 def _links(posts: pa.Table) -> pa.Table:
     """An edge from each reply to its parent, from each post that quotes and replies to none to what it quotes."""
-    frame = _answering(frame_of(posts.select(["post_id", "parent_id", "quote_of"]))).drop_nulls("answers")
+    frame = _answering(frame_of(posts)).drop_nulls("answers")
     return pa.table({"left": text_hashes(frame["answers"]), "right": text_hashes(frame["post_id"])})
 
 
@@ -53,7 +56,7 @@ def _by_node(stars: pa.Table) -> pa.Table:
 
 
 def _nodes(part: int, posts: pa.Table) -> pa.Table:
-    ids = frame_of(posts.select(["post_id"]))["post_id"]
+    ids = frame_of(posts)["post_id"]
     return pa.table({"key": text_hashes(ids), "at": place(part, pl.Series(np.arange(len(ids))))})
 
 
@@ -67,7 +70,7 @@ def _labelled(labels: pa.Table, places: pa.Table) -> pa.Table:
 def _in_trees(labels: pa.Table, posts: pa.Table) -> pa.Table:
     """Posts moved to where their tree is."""
     found = frame_of(labels).sort("at")
-    chosen = frame_of(posts.select(_COLUMNS))[row_of(found["at"])]
+    chosen = frame_of(posts)[row_of(found["at"])]
     return chosen.with_columns(key=found["label"]).to_arrow()
 
 

@@ -32,6 +32,7 @@ from wingspan.prepare.tombstones import Tombstones, bury, deletions
 from wingspan.project import Prepare
 
 KEPT = pl.col("refused").is_null()
+SETTLED = ("source", "split", "lang", "refused", "tags")  # what `settle` needs of posts
 CONTAMINATED = "in an evaluation set"
 _NOTICE = pa.struct([field.with_nullable(True) for field in TOMBSTONE_SCHEMA])
 RECORD_SCHEMA = pa.schema(  # a post where `notice` is null, else a notice and nothing besides
@@ -86,7 +87,7 @@ def notices(records: pa.Table) -> pa.Table:
 
 def posts_of_the_gone(tombstones: Path, records: pa.Table) -> pa.Table:
     """Posts whose authors are in the set: post_id, author_id."""
-    posts = _posts(records.select(["post_id", "author_id", "notice"]))
+    posts = _posts(records)
     return posts.filter(_opened(tombstones).of_authors(posts["author_id"]).is_not_null()).to_arrow()
 
 
@@ -97,7 +98,7 @@ def _opened(tombstones: Path) -> Tombstones:
 
 def ids(part: int, records: pa.Table) -> pa.Table:
     """Keyed ids of all posts that are no reposts, their places, and which say that they replace what had their id."""
-    posts = _posts(records.select(["post_id", "repost_of", "edited_from", "notice"])).with_row_index("row")
+    posts = _posts(records).with_row_index("row")
     posts = posts.filter(pl.col("repost_of").is_null())
     later = posts.select(pl.col("edited_from").list.contains(pl.col("post_id")).fill_null(False))["edited_from"]
     return pa.table({"key": text_hashes(posts["post_id"]), "at": place(part, posts["row"]), "later": later.to_arrow()})
@@ -215,7 +216,7 @@ def settle(settings: Prepare, posts: pa.Table, habits: pa.Table, duplicates: pa.
 
     Counts: kept by split, kept and refused by source and by language, kept by tag.
     """
-    outcome = frame_of(posts.select(["source", "split", "lang", "refused", "tags"])).with_row_index("row")
+    outcome = frame_of(posts).with_row_index("row")
     outcome = outcome.join(frame_of(habits), on="row", how="left", maintain_order="left")
     outcome = _refuse_for(outcome, pl.when(pl.col("tag").is_in(settings.drop)).then("tag"))
     outcome = outcome.join(frame_of(duplicates), on="row", how="left", maintain_order="left")

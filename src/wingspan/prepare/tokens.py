@@ -34,7 +34,7 @@ FORMAT = 1
 _PLACE = [pa.field("offset", pa.int64()), pa.field("length", pa.int64())]
 DOCUMENT_SCHEMA = pa.schema([pa.field("post_id", pa.string()), *_PLACE, pa.field("bytes", pa.int64())])
 LOOKUP_SCHEMA = pa.schema([pa.field("post_id", pa.string()), pa.field("shard", pa.string()), *_PLACE])
-_CHECKED = 1000  # texts of each shard, encoded by Hugging Face's tokenizers too
+_CHECKED = 256  # texts of each batch, encoded by Hugging Face's tokenizers too
 
 Ids = npt.NDArray[np.uint32]
 Encode = Callable[[list[str]], tuple[Ids, npt.NDArray[np.int64]]]  # all ids in a row, and how many each text has
@@ -86,7 +86,7 @@ def _write_shard(tokenizer: Path, dtype: str, path: Path, posts: Sequence[Piece]
     sha256 = hashlib.sha256()
     with part.open("wb") as stream, pq.ParquetWriter(part_listed, DOCUMENT_SCHEMA, compression="zstd") as writer:
         for piece in posts:
-            rows = frame_of(piece.load().select(["post_id", "text"]))
+            rows = frame_of(replace(piece, columns=("post_id", "text")).load())
             ids, lengths = encode(rows["text"].to_list())
             ends = np.cumsum(lengths)
             content = np.insert(ids, ends, end).astype(dtype).tobytes()

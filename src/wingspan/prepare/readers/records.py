@@ -95,8 +95,8 @@ def _within(chunks: Iterable[bytes], begin: int, end: int) -> Iterator[bytes]:
         if not inside:
             start = chunk.find(b"\n") + 1
             inside = start > 0
-        if at + start >= end:
-            return
+            if inside and at + start >= end:
+                return
         stop = chunk.find(b"\n", max(end - 1 - at, start)) + 1 if at + len(chunk) >= end else 0
         if inside:
             yield chunk[start : stop or None]
