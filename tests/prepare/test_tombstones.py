@@ -112,6 +112,19 @@ def test_an_opt_out_list_names_posts_authors_and_places(line: str, posts: list[s
     assert set(authors) <= set(series.filter(built.of_authors(series).is_not_null()))
 
 
+def test_an_address_that_names_an_author_who_left_is_not_linked_to_though_the_post_was_never_read() -> None:
+    built = stones(("author", "did:plc:abc"), ("author", "https://fedi.example/users/anna"))
+    addresses = [
+        "at://did:plc:abc/app.bsky.feed.post/1",
+        "https://fedi.example/users/anna/statuses/7",
+        "at://did:plc:abcd/app.bsky.feed.post/1",
+        "https://fedi.example/users/ann/statuses/7",
+        "17",
+        None,
+    ]
+    assert built.of_posts(pl.Series(addresses)).is_not_null().to_list() == [True, True, False, False, False, False]
+
+
 def test_patterns_are_literal_but_for_the_star() -> None:
     _, patterns = read_list(["https://a.example/(x)*"])
     built = stones(lines=("https://a.example/(x)*",))

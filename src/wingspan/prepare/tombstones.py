@@ -35,6 +35,7 @@ KEY_CHECK = "pseudonym key"  # its pseudonym in report.json tells whether a key 
 LINKS = ("parent_id", "root_id", "quote_of")
 _POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "post_ids", "repost_of", "repeats", *LINKS), ("author_id",)
 _DIGEST = np.dtype("S16")
+_OWNER = r"^(?:at://)?(did:[^/]+|https?://.+?)/(?:statuses|app\.bsky\.feed\.post)/"  # the author in a post's address
 _HANDLE = re.compile(r"@([\w.-]+)@([\w.-]+)")
 
 
@@ -101,8 +102,9 @@ class Tombstones:
         return cls(**facts | {"reasons": tuple(facts["reasons"])}, keys=keys, codes=codes)
 
     def of_posts(self, ids: pl.Series) -> pl.Series:
-        """For each post id the reason why it must not be used, or null."""
-        return self._look_up(POST, ids)
+        """For each post id the reason why it must not be used, or null; of an id that names its author, theirs too."""
+        owners = self._look_up(AUTHOR, ids.str.extract(_OWNER))
+        return pl.select(pl.coalesce(self._look_up(POST, ids), owners)).to_series()
 
     def of_authors(self, ids: pl.Series) -> pl.Series:
         """For each author, by platform id or pseudonym, the reason why nothing of theirs may be used, or null."""
