@@ -176,6 +176,18 @@ def _prepared() -> dict[str, str]:
         "conversations": {"train": {"dialogue": 500, "grounded": 200}, "held_out": {"dialogue": 55}},
         "tokens": {"train": 24_000, "held_out": 2_600},
         "samples": {"too short": [{"post_id": "1", "text": HOSTILE}], "near duplicate": [REPEAT]},
+        "lengths": [{"up_to": 64, "posts": 400}, {"up_to": 128, "posts": 550}],
+        "tags": {"shouting": 12},
+        "sources": [
+            {"name": "made-up", "licence": "CC0-1.0", "read": 1000, "refused": {"x": 49}, "damaged": 1, "kept": 950}
+        ],
+        "by_language": {"en": {"kept": 900, "near duplicate": 20}, "fr": {"kept": 50}},
+        "compression": [{"vocab": 1024, "tokens_per_byte": 0.5}, {"vocab": 2048, "tokens_per_byte": 0.4}],
+        "mixture": {"made-up/en": 1.5, "made-up/fr": 4.0},
+        "evaluation_sets": [
+            {"post_id": "3", "item": "exam.jsonl#7"},
+            {"conversation_id": "d-1", "item": "exam.jsonl#8"},
+        ],
     }
     return {"report.json": json.dumps(report)}
 

@@ -38,7 +38,7 @@ RULES: dict[str, pl.Expr] = {
     "handle flood": (pl.col("handles") >= 5) & (pl.col("handles") >= 2 * pl.col("words")),
     "emoji flood": (pl.col("emoji") >= 10) & (2 * pl.col("emoji") >= pl.col("letters")),
     "repetition": ((pl.col("words") >= 8) & (4 * pl.col("different") <= pl.col("compared")))
-    | (pl.col("longest_run") >= 20),
+    | ((pl.col("longest_run") >= 20) & (4 * pl.col("longest_run") >= pl.col("letters"))),
     "shouting": (pl.col("letters") >= 20) & (10 * pl.col("capitals") >= 9 * pl.col("letters")),
     "spam": (pl.col("spam") > _SPAM) & pl.col("asks"),
     "toxic": pl.col("toxic") > _TOXIC,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from wingspan.prepare.flow import Dataset, Tally, frame_of
@@ -74,8 +75,18 @@ def profile(settled: Tally, published: Tally) -> dict[str, Any]:
         "split": _largest_first(settled["split"]),
         "languages": _largest_first(published["languages"]),
         "characters": quantiles | {"total": int((lengths[:, 0] * lengths[:, 1]).sum())},
+        "lengths": _histogram(lengths),
         "bytes": published["bytes"],
     }
+
+
+def _histogram(lengths: npt.NDArray[np.int64]) -> list[dict[str, int]]:
+    """Posts of up to so many characters, each bound twice the one before."""
+    bounds = np.maximum(8, 2 ** np.ceil(np.log2(np.maximum(lengths[:, 0], 1))).astype(np.int64))
+    return [
+        {"up_to": int(bound), "posts": int(lengths[bounds == bound, 1].sum())}
+        for bound in 2 ** np.arange(3, int(bounds.max()).bit_length())
+    ]
 
 
 def _largest_first(counts: Mapping[str, int]) -> dict[str, int]:

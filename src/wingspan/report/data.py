@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -11,6 +11,7 @@ from wingspan.report.record import Document, Fact, Told
 from wingspan.units import count
 
 _MOST_BARS = 6  # the rest is added up
+_MOST_LANGUAGES, _MOST_REASONS = 12, 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def facts(report: Document) -> list[Fact]:
     """What was read, refused, kept, held out and tokenised."""
     numbers = {
         "Posts read": report["read"],
-        "Refused": sum(report["refused"].values()),
+        "Refused": _refused(report),
         "Kept": report["kept"],
         "Held out, never trained on": report["split"].get("held_out", 0),
         "Tokens to train on": report["tokens"]["train"],
@@ -43,8 +44,11 @@ def charts(report: Document) -> list[Markup]:
     found = [
         _funnel_chart(report),
         _counts_chart("Languages of the posts kept (und: undetermined)", report["languages"], 0),
+        _lengths_chart(report),
+        _counts_chart("Tagged, and kept: what the policy lets through", report.get("tags", {}), 1),
         _counts_chart("Personal data replaced, by kind", report["personal_data"], 3),
         _counts_chart("Conversations made, by kind", conversations, 2),
+        _compression_chart(report),
     ]
     return [chart for chart in found if chart]
 
@@ -66,6 +70,60 @@ def _counts_chart(title: str, counts: dict[str, int], colour: int) -> Markup | N
         shown = [*shown, (f"{len(rest)} others", sum(number for _, number in rest))]
     bars = [Bar(name.replace("_", " "), number, f"{number:,}", colour) for name, number in shown]
     return bar_chart(title, _spoken(bars), bars) if bars else None
+
+
+def _lengths_chart(report: Document) -> Markup | None:
+    bars = [Bar(f"up to {one['up_to']:,}", one["posts"], f"{one['posts']:,}", 4) for one in report.get("lengths", [])]
+    return bar_chart("Lengths of the posts kept, in characters", _spoken(bars), bars) if bars else None
+
+
+def _compression_chart(report: Document) -> Markup | None:
+    """What a larger vocabulary is worth on these posts; a single size compares nothing."""
+    curve = report.get("compression", [])
+    bars = [Bar(f"{one['vocab']:,} tokens", 1 / one["tokens_per_byte"], "", 0) for one in curve]
+    bars = [replace(bar, text=f"{bar.value:.2f}") for bar in bars]
+    return bar_chart("Bytes per token, by size of the vocabulary", _spoken(bars), bars) if len(bars) > 1 else None
+
+
+def sources(report: Document) -> list[list[str]]:
+    """A row for each source: its licence and what became of its records."""
+    return [
+        [
+            one["name"],
+            one["licence"],
+            *(f"{number:,}" for number in (one["read"], _refused(one), one["damaged"], one["kept"])),
+        ]
+        for one in report.get("sources", [])
+    ]
+
+
+def by_language(report: Document) -> list[list[str]]:
+    """A row for each of the largest languages: posts that reached the rules, the share kept, what took the others."""
+    languages = sorted(report.get("by_language", {}).items(), key=lambda item: (-sum(item[1].values()), item[0]))
+    rows = []
+    for language, outcomes in languages[:_MOST_LANGUAGES]:
+        whole = sum(outcomes.values())
+        dropped = sorted(((n, reason) for reason, n in outcomes.items() if reason != "kept"), reverse=True)
+        reasons = ", ".join(f"{reason} {n / whole:.1%}" for n, reason in dropped[:_MOST_REASONS])
+        rows.append([language, f"{whole:,}", f"{outcomes.get('kept', 0) / whole:.1%}", reasons or "none"])
+    return rows
+
+
+def mixture(report: Document) -> list[list[str]]:
+    """A row for each source and language with how often its posts are trained on; empty without a mixture."""
+    rows = sorted(report.get("mixture", {}).items(), key=lambda item: (-item[1], item[0]))
+    return [[name, f"{epochs:.3g}"] for name, epochs in rows[:_MOST_LANGUAGES]]
+
+
+def evaluation_items(report: Document) -> list[str]:
+    """Posts and dialogues that share words with an evaluation set, with the item."""
+    return [
+        f"{one.get('post_id') or one['conversation_id']}: {one['item']}" for one in report.get("evaluation_sets", [])
+    ]
+
+
+def _refused(counts: Document) -> int:
+    return sum(counts["refused"].values())
 
 
 def _spoken(bars: list[Bar]) -> str:
