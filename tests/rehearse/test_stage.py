@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wingspan.model.shape import shape_of
 from wingspan.progress import SilentProgress
 from wingspan.stages import perform
 from wingspan.workspace import open_run
@@ -17,13 +18,13 @@ name = "tiny"
 
 [model]
 depth = 2
-hidden = 64
-vocab = 512
+hidden = 1024
+vocab = 32768
 
 [train]
-tokens = 65536
-sequence = 64
-global_batch = 8
+tokens = 1_000_000
+sequence = 512
+global_batch = 64
 """
 
 
@@ -36,7 +37,7 @@ def test_one_device_is_rehearsed_alone_and_on_the_fleet_that_plan_shows(tmp_path
     rehearsal = json.loads((run.stage("rehearse") / "rehearsal.json").read_text())
     (kind,) = rehearsal["kinds"]
     assert (rehearsal["devices"], rehearsal["device"], kind["collectives"]) == (1, "this-machine", [])
-    parameters = 2 * (4 * 64 * 64 + 3 * 64 * 192 + 2 * 64 + 2 * 64) + 512 * 64 + 64
+    parameters = shape_of(run.project.model).parameters
     assert kind["static_bytes"] == pytest.approx(12 * parameters, rel=0.001)  # fp32 weights and two moments
     fleet = rehearsal["on_a_fleet"]
     assert fleet["devices"] > 1
