@@ -11,16 +11,14 @@ from typing import Any
 
 from wingspan.errors import InputError
 from wingspan.plan.fleet import Priced, price_layout
-from wingspan.plan.layouts import choose
+from wingspan.plan.layouts import choose, fastest
 from wingspan.plan.network import Network
 from wingspan.plan.quality import REFIT
 
 _FLEETS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of the project's devices
-_MODELS = (1 / 16, 1 / 4, 1 / 2, 1.0, 2.0)  # of the project's parameters
+_MODELS = (1 / 64, 1 / 16, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of the project's parameters
 _DIGITS = 5
-_SCALING = (  # figures of a run that grow with its tokens
-    "days", "device_hours", "failures", "energy_mwh", "cost_owned",
-)  # fmt: skip
+_SCALING = ("days", "device_hours", "failures", "energy_mwh", "cost_owned")  # what grows with a run's tokens
 
 
 def explore(own: Priced, tokens: float) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def explore(own: Priced, tokens: float) -> dict[str, Any]:
     networks = [scaled(problem.network, part) for part in _MODELS]
     return {
         "devices": devices,
-        "models": [{"parameters": one.parameters, "layers": one.layers, "hidden": one.hidden} for one in networks],
+        "models": [one.parameters for one in networks],
         "own": {"devices": devices.index(problem.devices), "model": _MODELS.index(1.0), "tokens": tokens},
         "settings": {
             "price": fleet.price_per_device_hour or problem.chip.usd_per_hour,
@@ -77,7 +75,8 @@ def _cell(own: Priced, network: Network, devices: int, tokens: float) -> dict[st
     problem = replace(own.problem, network=network, devices=devices)
     try:
         same = (network, devices) == (own.problem.network, own.problem.devices)
-        priced = own if same else price_layout(problem, choose(problem).layout, tokens, fleet)
+        layout = own.layout if same else fastest(problem) or choose(problem).layout  # which says why there is none
+        priced = own if same else price_layout(problem, layout, tokens, fleet)
     except InputError as error:
         return {"why": error.problem, "remedy": error.remedy}
     run = priced.run
@@ -87,7 +86,6 @@ def _cell(own: Priced, network: Network, devices: int, tokens: float) -> dict[st
         "memory": _rounded(priced.memory),
         "mfu": _digits(priced.mfu),
         "goodput": _digits(run.goodput),
-        "site_kw": _digits(run.site_kw),
         "owned_energy": _digits(run.energy_cost),
         "run": {name: _digits(getattr(run, name)) for name in _SCALING},
     }

@@ -29,7 +29,7 @@ const time = (seconds) => {
 // The sliders: what each holds for the plan itself, how its position becomes a value, and how the value is said.
 const dials = {
   devices: { at: own.devices, value: (index) => index, say: (index) => whole(devices[index]) },
-  model: { at: own.model, value: (index) => index, say: (index) => `${count(models[index].parameters)} parameters` },
+  model: { at: own.model, value: (index) => index, say: (index) => `${count(models[index])} parameters` },
   tokens: { at: 0, value: (tens) => own.tokens * 10 ** tens, say: count },
   price: { at: 0, value: (twos) => settings.price * 2 ** twos, say: (usd) => `${money(usd)} a device-hour` },
   pue: { at: settings.pue, value: (pue) => pue, say: (pue) => pue.toFixed(2) },
@@ -51,7 +51,7 @@ function outcome(index, model = state.model) {
   const hours = cell.run.device_hours * scale;
   const mwh = cell.run.energy_mwh === null ? null : (cell.run.energy_mwh * scale * state.pue) / settings.pue;
   const rest = cell.run.cost_owned === null ? null : (cell.run.cost_owned - cell.owned_energy) * scale;
-  const { parameters } = models[model];
+  const parameters = models[model];
   return {
     cell,
     days: cell.run.days * scale,
@@ -108,7 +108,7 @@ function showOutcome(found) {
     told.textContent = `No layout: ${why}. ${remedy}.`;
     return;
   }
-  const what = `${count(models[state.model].parameters)} parameters on ${count(state.tokens)} tokens ${alone ? "on this machine" : `with ${whole(devices[state.devices])} × ${fleet.device}`}`;
+  const what = `${count(models[state.model])} parameters on ${count(state.tokens)} tokens ${alone ? "on this machine" : `with ${whole(devices[state.devices])} × ${fleet.device}`}`;
   const bill = found.cost === null ? "" : ` and ${money(found.cost)}`;
   told.textContent = `${what}: ${time(found.days * 86400)}${bill}.`;
   $("outcome").replaceChildren(
