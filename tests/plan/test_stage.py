@@ -87,6 +87,8 @@ def test_frontier_is_planned_without_an_accelerator(
     assert fleet["memory_bytes"]["value"] < fleet["device_memory_bytes"]
     assert sum(fleet["step_items_s"].values()) == pytest.approx(fleet["step_s"]["value"])
     assert 0.25 < fleet["mfu"]["value"] < fleet["hfu"]["value"] < 0.75
+    own = next(chip for chip in plan["chips"] if chip["device"] == "H100 SXM")
+    assert own["break_even_usd_per_hour"] == pytest.approx(frontier.fleet.price_per_device_hour)
     assert 0.85 < fleet["goodput"]["value"] < 1
     assert 30 < fleet["days"]["value"] < 120
     assert sorted(path.name for path in (tmp_path / "launch").iterdir()) == ["train.sbatch", "train.sh", "train.yaml"]

@@ -159,12 +159,19 @@ def price_layout(problem: Problem, layout: Layout, tokens: float, fleet: Fleet, 
     return Priced(problem, fleet, layout, memory, step, run)
 
 
-def chips_side_by_side(network: Network, workload: Workload, tokens: float, fleet: Fleet) -> list[dict[str, Any]]:
-    """The same project on every chip of the catalogue, as many devices each; what is unknown stays out."""
-    return [_on_chip(network, workload, tokens, fleet, chip) for chip in catalogue()]
+def chips_side_by_side(
+    network: Network, workload: Workload, tokens: float, fleet: Fleet, own_cost: float | None
+) -> list[dict[str, Any]]:
+    """The same project on every chip of the catalogue, as many devices each; what is unknown stays out.
+
+    `own_cost` is what the project's own fleet costs: at the break-even price a chip costs as much.
+    """
+    return [_on_chip(network, workload, tokens, fleet, own_cost, chip) for chip in catalogue()]
 
 
-def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, chip: Chip) -> dict[str, Any]:
+def _on_chip(
+    network: Network, workload: Workload, tokens: float, fleet: Fleet, own_cost: float | None, chip: Chip
+) -> dict[str, Any]:
     row: dict[str, Any] = {"device": chip.name, "source": chip.source, "source_date": chip.source_date}
     row |= {"availability": chip.availability, "memory_gb": chip.memory_gb, "bf16_tflops": chip.bf16_tflops}
     own = fleet.model_copy(update={"price_per_device_hour": None})
@@ -180,6 +187,7 @@ def _on_chip(network: Network, workload: Workload, tokens: float, fleet: Fleet, 
         "memory_share": sum(priced.memory.values()) / chip.memory_bytes,
         "energy_mwh": priced.run.energy_mwh,
         "cost": priced.run.cost,
+        "break_even_usd_per_hour": own_cost / priced.run.device_hours if own_cost else None,
         "cost_reserved": priced.run.cost_reserved,
         "cost_owned": priced.run.cost_owned,
         "price_source": chip.price_source,

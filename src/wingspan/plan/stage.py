@@ -85,7 +85,7 @@ def other_fleets(project: Project, shape: ModelShape) -> dict[str, Any]:
     problem = (network_of(shape), workload_of(project), training_tokens(project, shape))
     return {
         "at_scale": at_scale(*problem, chip_named(AT_SCALE_CHIP), project.fleet),
-        "chips": chips_side_by_side(*problem, project.fleet),
+        "chips": chips_side_by_side(*problem, project.fleet, fleet.run.cost),
     }
 
 
