@@ -42,7 +42,8 @@ def work(context: StageContext) -> dict[str, Any]:
         measurement = measure(torch=project.fleet.device == THIS_MACHINE)
         task.advance(note="machine measured")
         explaining = explainer(project, context.run.base, measurement, layout, choice)
-        plan = explaining.plan | other_fleets(project, shape)
+        own_cost = explaining.plan["fleet"].get("cost", {}).get("value")
+        plan = explaining.plan | other_fleets(project, shape, own_cost)
         task.advance(note="fleets priced")
         _write(context.output, project, layout, plan)
         _write_page(context.output, project, layout, measurement, plan, explaining)
@@ -80,12 +81,12 @@ def explainer(
     return Explainer(lambda: own_plan(project, shape, measurement, layout, choice, text_bytes))
 
 
-def other_fleets(project: Project, shape: ModelShape) -> dict[str, Any]:
-    """The same project on 10,000 H100, and on as many of every chip as its fleet has."""
+def other_fleets(project: Project, shape: ModelShape, own_cost: float | None) -> dict[str, Any]:
+    """The same project on 10,000 H100, and on as many of every chip as its fleet, which costs `own_cost`, has."""
     problem = (network_of(shape), workload_of(project), training_tokens(project, shape))
     return {
         "at_scale": at_scale(*problem, chip_named(AT_SCALE_CHIP), project.fleet),
-        "chips": chips_side_by_side(*problem, project.fleet, fleet.run.cost),
+        "chips": chips_side_by_side(*problem, project.fleet, own_cost),
     }
 
 
