@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -24,13 +25,13 @@ _POLARS_TYPES = cast(pl.DataFrame, pl.from_arrow(POST_SCHEMA.empty_table())).sch
 LIST_FIELDS = frozenset(name for name, kind in _TYPES.items() if pa.types.is_list(kind))
 FIELDS = tuple(name for name in _TYPES if name != "source")
 
-# What platforms write; the first format that parses wins, a time without a zone is UTC.
+# What platforms write: how such a time looks, its format, and whether it names a zone (else it is UTC).
 _TIME_FORMATS = (
-    ("%Y-%m-%dT%H:%M:%S%.f%z", True),
-    ("%a %b %d %H:%M:%S %z %Y", True),
-    ("%Y-%m-%d %H:%M:%S %z", True),
-    ("%Y-%m-%dT%H:%M:%S%.f", False),
-    ("%Y-%m-%d %H:%M:%S%.f", False),
+    (r"[A-Z][a-z]{2} ", "%a %b %d %H:%M:%S %z %Y", True),
+    (r"\S+T\S+(?:[zZ]|[+-]\d\d:?\d\d)$", "%Y-%m-%dT%H:%M:%S%.f%z", True),
+    (r"\S+T", "%Y-%m-%dT%H:%M:%S%.f", False),
+    (r"\S+ \S+ ", "%Y-%m-%d %H:%M:%S %z", True),
+    (r"\S+ ", "%Y-%m-%d %H:%M:%S%.f", False),
 )
 _MILLISECONDS_FROM = 10**11  # a larger epoch is in milliseconds: in seconds it would be the year 5138
 
@@ -105,7 +106,7 @@ def _array(name: str, values: Sequence[Any]) -> pa.Array:
 
 def from_frame(raw: pl.DataFrame, source: str, damaged: int = 0, tombstones: Iterable[Tombstone] = ()) -> ReadBatch:
     """A frame whose columns bear post fields' names -> a batch, as `read_batch`."""
-    raw = raw.with_columns(_presence(raw, name) for name in raw.columns if name != "text")
+    raw = raw.with_columns(_present(name) for name, kind in raw.schema.items() if kind == pl.String and name != "text")
     notices = [dict(zip(TOMBSTONE_SCHEMA.names, row, strict=True)) for row in tombstones]
     refused: dict[str, int] = {}
     if "refused" in raw.columns:
@@ -131,12 +132,10 @@ def from_frame(raw: pl.DataFrame, source: str, damaged: int = 0, tombstones: Ite
     return ReadBatch(pa.table(arrays, POST_SCHEMA), refused, damaged, pa.Table.from_pylist(notices, TOMBSTONE_SCHEMA))
 
 
-def _presence(raw: pl.DataFrame, name: str) -> pl.Expr:
+def _present(name: str) -> pl.Expr:
     """An empty text means nothing."""
-    column = pl.col(name)
-    if raw.schema[name] != pl.String:
-        return column
-    return pl.when(column.str.strip_chars() != "").then(column.str.strip_chars()).alias(name)
+    stripped = pl.col(name).str.strip_chars()
+    return pl.when(stripped != "").then(stripped).alias(name)
 
 
 def _typed(values: pl.Series, name: str) -> pl.Series:
@@ -162,11 +161,10 @@ def _time(values: pl.Series, *, keep_unreadable: bool) -> pl.Series:
     if isinstance(found, pl.Datetime):
         return (values if found.time_zone else values.dt.replace_time_zone("UTC")).cast(_TIME)
     text, time = values.cast(pl.String), pl.Series(values.name, [None], _TIME).new_from_index(0, len(values))
-    if len(first := text.drop_nulls().head(1)):
-        ways = sorted(_WAYS, key=lambda way: way(first).null_count())  # most often one way reads the whole column
-        for way in ways:
-            if time.null_count() > values.null_count():
-                time = time.fill_null(way(text))
+    sample = next(iter(text.drop_nulls().head(1)), "")
+    for _, way in sorted(_WAYS, key=lambda one: re.match(one[0], sample) is None):  # mostly one way reads all
+        if time.null_count() > text.null_count():
+            time = time.fill_null(way(text))
     if keep_unreadable:
         time = time.fill_null(datetime.fromtimestamp(0, UTC)).set(values.is_null(), None)
     return time
@@ -174,8 +172,8 @@ def _time(values: pl.Series, *, keep_unreadable: bool) -> pl.Series:
 
 def _epoch(text: pl.Series) -> pl.Series:
     number = text.str.extract(r"^(\d{1,14})(?:\.\d*)?$").cast(pl.Int64, strict=False)
-    scale = (number > _MILLISECONDS_FROM).fill_null(False).replace_strict({True: 1, False: 1000}, return_dtype=pl.Int64)
-    return (number * scale).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+    milliseconds = pl.select(pl.when(number > _MILLISECONDS_FROM).then(number).otherwise(number * 1000)).to_series()
+    return milliseconds.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
 
 
 def _written(text: pl.Series, pattern: str, zoned: bool) -> pl.Series:
@@ -184,7 +182,7 @@ def _written(text: pl.Series, pattern: str, zoned: bool) -> pl.Series:
     return time if zoned else time.dt.replace_time_zone("UTC")
 
 
-_WAYS: list[Callable[[pl.Series], pl.Series]] = [
-    *(partial(_written, pattern=pattern, zoned=zoned) for pattern, zoned in _TIME_FORMATS),
-    _epoch,
+_WAYS: list[tuple[str, Callable[[pl.Series], pl.Series]]] = [
+    *((look, partial(_written, pattern=pattern, zoned=zoned)) for look, pattern, zoned in _TIME_FORMATS),
+    (r"[\d.]+$", _epoch),
 ]

@@ -122,15 +122,10 @@ def tweet_batch(
 ) -> ReadBatch:
     """Tweets as a batch. `author` stands where a tweet names none; `refuse` adds reasons to refuse one."""
     rows = [_row(tweet, author, refuse(tweet)) for tweet in tweets]
-    withheld = withheld_notices((row[0], row[-1]) for row in rows)
+    withheld = [number for row in rows if row[-1] == WITHHELD and (number := as_text(row[0]))]
+    notices: list[Tombstone] = [("post", number, WITHHELD, None, False) for number in withheld]
     columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(_FIELDS)
-    return read_batch(dict(zip(_FIELDS, columns, strict=True)), source, damaged, [*tombstones, *withheld])
-
-
-def withheld_notices(rows: Iterable[tuple[Any, str | None]]) -> list[Tombstone]:
-    """Tombstones of posts (id, reason of refusal) that are withheld: they must not be used wherever they stand."""
-    ids = [as_text(number) for number, reason in rows if reason == WITHHELD]
-    return [("post", number, WITHHELD, None, False) for number in ids if number]
+    return read_batch(dict(zip(_FIELDS, columns, strict=True)), source, damaged, [*tombstones, *notices])
 
 
 def _row(tweet: Tweet, author: str | None, refused: str | None) -> tuple[Any, ...]:
@@ -194,7 +189,7 @@ def language(code: Any) -> str | None:
 
 def is_true(value: Any) -> bool:
     """Truth as JSON or as text has it."""
-    return value is True or value in ("true", "True", "1")
+    return value is True or (isinstance(value, str) and value.lower() in ("true", "1"))
 
 
 def edit_versions(tweet: Tweet) -> Sequence[str]:
