@@ -13,8 +13,8 @@ from wingspan.prepare.flow import Dataset, Flow, frame_of
 from wingspan.progress import SilentProgress
 
 
-def flow_in(folder: Path, workers: int = 1) -> Flow:
-    return Flow(folder, Processes(workers), SilentProgress())
+def flow_in(folder: Path, most: int = 1 << 20) -> Flow:
+    return Flow(folder, Processes(1), SilentProgress(), batch=most, bucket=most)
 
 
 def dataset(flow: Flow, name: str, *tables: pa.Table) -> Dataset:

@@ -167,9 +167,9 @@ def test_trees_that_lie_over_many_parts_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, most: int, parents: list[int | None], cut: int
 ) -> None:
     posts = threads([(str(n), None if at is None else str(at), str(n % 3)) for n, at in enumerate(parents)])
-    flow = flow_in(tmp_path_factory.mktemp("flow"))
+    flow = flow_in(tmp_path_factory.mktemp("flow"), most)
     parts = dataset(flow, "posts", posts[:cut].to_arrow(), posts[cut:].to_arrow())
-    found = rows(thread_conversations(flow, "train", parts, most))
+    found = rows(thread_conversations(flow, "train", parts))
     ids = {row["conversation_id"] for row in found}
     assert len(ids) == len(found)
     assert ids == {one.conversation_id for one in conversations_of(posts, "train")}

@@ -76,13 +76,13 @@ def test_normalisation_ignores_case_links_handles_and_punctuation() -> None:
 
 def duplicates(folder: Path, *parts: list[str], similarity: float = 0.8, most: int = 1 << 20) -> pl.DataFrame:
     """Columns first, exact for each text: the number of the text that stays in its stead."""
-    flow = flow_in(folder)
+    flow = flow_in(folder, most)
     refused = [pa.array([None] * len(part), pa.string()) for part in parts]
     posts = [
         pa.table({"text": pa.array(part, pa.string()), "refused": gone})
         for part, gone in zip(parts, refused, strict=True)
     ]
-    found = find_duplicates(flow, dataset(flow, "posts", *posts), similarity, most)
+    found = find_duplicates(flow, dataset(flow, "posts", *posts), similarity)
     places = [(part << 32) | row for part, some in enumerate(parts) for row in range(len(some))]
     number = {at: place for place, at in enumerate(places)}
     first, exact = list(range(len(number))), [False] * len(number)

@@ -83,8 +83,8 @@ def test_components_are_those_of_the_graph(
         left, right = np.array(some, np.uint64).reshape(-1, 2).T
         return pa.table({"left": left, "right": right})
 
-    flow = flow_in(tmp_path_factory.mktemp("flow"))
-    found = components(flow, "groups", dataset(flow, "edges", table(edges[:cut]), table(edges[cut:])), most)
+    flow = flow_in(tmp_path_factory.mktemp("flow"), most)
+    found = components(flow, "groups", dataset(flow, "edges", table(edges[:cut]), table(edges[cut:])))
     label = {node: node for edge in edges for node in edge}
     for _ in label:
         for one, other in edges:
@@ -96,13 +96,13 @@ def test_components_are_those_of_the_graph(
 
 
 def test_a_long_path_over_many_parts_is_one_component(tmp_path: Path) -> None:
-    flow = flow_in(tmp_path)
+    flow = flow_in(tmp_path, 40)
     order = np.random.default_rng(1).permutation(300).astype(np.uint64)
     parts = [
         pa.table({"left": order[start : start + 20], "right": order[start + 1 : start + 21]})
         for start in range(0, 280, 20)
     ]
-    found = components(flow, "path", dataset(flow, "edges", *parts), 40)
+    found = components(flow, "path", dataset(flow, "edges", *parts))
     assert {row["left"] for row in rows(found)} == {order[:281].min()}
     assert found.rows == 280
 
@@ -112,7 +112,7 @@ def squares(value: int) -> pa.Table:
 
 
 def test_workers_give_the_same_bytes_as_one_process(tmp_path: Path) -> None:
-    with_workers = Processes(2)
+    with_workers = Processes(2, least=0)
     try:
         for name, engine in (("one", Processes(1)), ("two", with_workers)):
             flow = Flow(tmp_path / name, engine, SilentProgress())
@@ -125,7 +125,7 @@ def test_workers_give_the_same_bytes_as_one_process(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_reported_and_its_work_can_go_on(tmp_path: Path) -> None:
-    pool = Processes(2)
+    pool = Processes(2, least=0)
     try:
         with pytest.raises(WorkError, match="worker process was killed"):
             Flow(tmp_path, pool, SilentProgress()).map("squares", partial(die_at, 2), range(4))

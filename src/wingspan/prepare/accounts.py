@@ -11,7 +11,7 @@ from functools import partial
 import polars as pl
 import pyarrow as pa
 
-from wingspan.prepare.flow import Dataset, Flow, frame_of, keyed_by_part, parts_for, place, row_of
+from wingspan.prepare.flow import Dataset, Flow, frame_of, keyed_by_part, place, row_of
 from wingspan.prepare.hashing import text_hashes
 from wingspan.project import Prepare
 
@@ -27,7 +27,7 @@ _TRACED = ("author_id", "created_at", "skeleton", "opening", "words", "linked", 
 def judge_groups(flow: Flow, posts: Dataset, settings: Prepare) -> Dataset:
     """For each part of `posts` (quality.judge's columns, author_id, created_at, refused): `row`, `tag`."""
     parts = len(posts.parts)
-    traces = flow.exchange("traces", _traces, range(parts), posts.only(*_TRACED), parts=parts_for(3 * posts.rows))
+    traces = flow.exchange("traces", _traces, range(parts), posts.only(*_TRACED), parts=flow.buckets(3 * posts.rows))
     judged = flow.exchange("habits", partial(_judged, settings, posts.rows), traces, parts=parts)
     return flow.map("habits-by-post", _first_of_each, judged)
 

@@ -12,16 +12,16 @@ import polars as pl
 import pyarrow as pa
 
 from wingspan.prepare.compiled import compiled
-from wingspan.prepare.flow import BUCKET, Dataset, Flow, frame_of, parts_for, tallied
+from wingspan.prepare.flow import Dataset, Flow, frame_of, tallied
 from wingspan.prepare.hashing import Hashes, mixed
 
 
-def components(flow: Flow, name: str, edges: Dataset, most: int = BUCKET) -> Dataset:
+def components(flow: Flow, name: str, edges: Dataset) -> Dataset:
     """`node` -> `label`, the least node that it hangs together with; from edges `left`, `right` (uint64).
 
     Nodes that are labels are absent. A node is in the part that its `key`, a hash of it, says.
     """
-    parts = parts_for(edges.rows, most)
+    parts = flow.buckets(edges.rows)
     stars = flow.map(f"{name}-joined", _joined, flow.exchange(f"{name}-edges", _joined, edges, parts=parts))
     turn, changes = 0, parts > 1
     while changes:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from wingspan.model.chat import Message
 from wingspan.post import CONVERSATION_SCHEMA
-from wingspan.prepare.flow import BATCH, Dataset, Flow, Tally, frame_of, parts_for, tallied
+from wingspan.prepare.flow import Dataset, Flow, Tally, frame_of, tallied
 from wingspan.prepare.hashing import text_hashes
 from wingspan.prepare.split import SPLITS
 
@@ -58,9 +58,9 @@ def conversation_table(conversations: Iterable[Conversation]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=_ROWS)
 
 
-def publish_conversations(flow: Flow, conversations: Dataset, folder: Path, most: int = BATCH) -> Tally:
+def publish_conversations(flow: Flow, conversations: Dataset, folder: Path) -> Tally:
     """Write them by id, each once, as shards of either split; returns how many, by split and kind."""
-    moved = flow.exchange("conversations", _by_id, conversations, parts=parts_for(conversations.rows, most))
+    moved = flow.exchange("conversations", _by_id, conversations, parts=flow.batches(conversations.rows))
     folder.mkdir(exist_ok=True)
     return flow.map("talk", partial(_publish, folder), range(len(moved.parts)), moved).tally
 

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from wingspan.prepare.components import components
-from wingspan.prepare.flow import BUCKET, Dataset, Flow, frame_of, keyed_by_part, parts_for, place, row_of
+from wingspan.prepare.flow import Dataset, Flow, frame_of, keyed_by_part, place, row_of
 from wingspan.prepare.hashing import band_keys, similarities, text_hashes
 
 HASHES = 128  # the largest signature
@@ -45,7 +45,7 @@ def bands_for(similarity: float) -> tuple[int, int]:
     return HASHES, 1
 
 
-def find_duplicates(flow: Flow, posts: Dataset, similarity: float, most: int = BUCKET) -> Dataset:
+def find_duplicates(flow: Flow, posts: Dataset, similarity: float) -> Dataset:
     """For each part of `posts` (columns text, refused) the kept rows that repeat another post.
 
     `row`; `repeats`, the place of the post that stays in its stead; `exact`, whether an earlier post has the same
@@ -56,12 +56,12 @@ def find_duplicates(flow: Flow, posts: Dataset, similarity: float, most: int = B
     parts, texts = len(posts.parts), posts.only("text")
     keyed = partial(_keyed, bands, rows)
     keys = flow.exchange(
-        "bands", keyed, range(parts), posts.only("text", "refused"), parts=parts_for(posts.rows * (bands + 1), most)
+        "bands", keyed, range(parts), posts.only("text", "refused"), parts=flow.buckets(posts.rows * (bands + 1))
     )
     pairs = flow.exchange("pairs", _candidates, keys, parts=parts)
     halves = flow.exchange("halves", _with_left, pairs, texts, parts=parts)
     alike = flow.map("alike", partial(_alike, similarity), halves, texts)
-    groups = flow.exchange("groups", _by_part, components(flow, "groups", alike, most), parts=parts)
+    groups = flow.exchange("groups", _by_part, components(flow, "groups", alike), parts=parts)
     return flow.map("duplicates", _marks, groups, alike)
 
 

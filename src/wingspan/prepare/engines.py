@@ -41,15 +41,15 @@ def open_engine() -> Iterator[Engine]:
 
 
 class Processes:
-    """Worker processes of one thread each; one piece of work, or less than a batch of rows, needs none."""
+    """Worker processes of one thread each; one piece of work, or fewer than `least` rows, needs none."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    def __init__(self, workers: int, least: int = BATCH) -> None:
+        self._workers, self._least = workers, least
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
         """Perform them; the first that fails ends it."""
-        if self._workers == 1 or len(jobs) == 1 or sum(job.rows for job in jobs) < BATCH:
+        if self._workers == 1 or len(jobs) == 1 or sum(job.rows for job in jobs) < self._least:
             yield from ((number, job.perform()) for number, job in enumerate(jobs))
             return
         if self._pool is None:

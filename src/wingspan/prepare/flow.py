@@ -214,6 +214,16 @@ class Flow:
     folder: Path
     engine: Engine
     progress: Progress
+    batch: int = BATCH
+    bucket: int = BUCKET
+
+    def batches(self, rows: int) -> int:
+        """Parts that so many posts are moved to."""
+        return max(1, -(-rows // self.batch))
+
+    def buckets(self, rows: int) -> int:
+        """Parts that so many rows of a few numbers are moved to."""
+        return max(1, -(-rows // self.bucket))
 
     def map(self, name: str, function: Function, *inputs: Input, note: Note | None = None) -> Dataset:
         """The function's tables of part i of all inputs (of a sequence, item i), for each i; each table is a part.
@@ -268,8 +278,3 @@ def _scattered(function: Function, parts: int, *inputs: Any) -> Iterator[pa.Tabl
     rows = table.take(pa.array(order))
     for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         yield tallied(rows.slice(begin, end - begin), {} if begin else tally)
-
-
-def parts_for(rows: int, most: int = BUCKET) -> int:
-    """How many parts keep each at about `most` rows."""
-    return max(1, -(-rows // most))

@@ -16,24 +16,24 @@ import pyarrow as pa
 from wingspan.model.chat import Message
 from wingspan.prepare.components import components
 from wingspan.prepare.conversations import DIALOGUE, Conversation, conversation_table
-from wingspan.prepare.flow import BATCH, BUCKET, Dataset, Flow, frame_of, keyed_by_part, parts_for, place, row_of
+from wingspan.prepare.flow import Dataset, Flow, frame_of, keyed_by_part, place, row_of
 from wingspan.prepare.hashing import text_hashes
 
 _COLUMNS = ["post_id", "parent_id", "quote_of", "author_id", "text", "lang", "source", "likes"]
 
 
-def thread_conversations(flow: Flow, split: str, posts: Dataset, most: int = BUCKET) -> Dataset:
+def thread_conversations(flow: Flow, split: str, posts: Dataset) -> Dataset:
     """Rows of conversations of two or more speakers out of the posts of one side of the split."""
     numbers = range(len(posts.parts))
     trees = components(
-        flow, f"trees-{split}", flow.map(f"links-{split}", _links, posts.only("post_id", "parent_id", "quote_of")), most
+        flow, f"trees-{split}", flow.map(f"links-{split}", _links, posts.only("post_id", "parent_id", "quote_of"))
     )
-    parts = parts_for(posts.rows, most)
+    parts = flow.buckets(posts.rows)
     found = flow.exchange(f"tree-ids-{split}", _by_node, trees, parts=parts)
     places = flow.exchange(f"tree-posts-{split}", _nodes, numbers, posts.only("post_id"), parts=parts)
     labels = flow.exchange(f"tree-labels-{split}", _labelled, found, places, parts=len(numbers))
     text = posts.only(*_COLUMNS)
-    whole = flow.exchange(f"forest-{split}", _in_trees, labels, text, parts=parts_for(posts.rows, min(most, BATCH)))
+    whole = flow.exchange(f"forest-{split}", _in_trees, labels, text, parts=flow.batches(posts.rows))
     return flow.map(f"threads-{split}", partial(_threads, split), whole)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from wingspan.prepare.flow import Dataset, Flow, frame_of, parts_for
+from wingspan.prepare.flow import Dataset, Flow, frame_of
 from wingspan.prepare.hashing import mixed, text_hashes
 from wingspan.project import Mixture
 
@@ -25,7 +25,7 @@ def mix(flow: Flow, posts: Dataset, mixture: Mixture | None, seed: int) -> tuple
         return posts, {}
     epochs = epochs_of(mixture, posts.tally["text"])
     rows = round(posts.rows * max(epochs.values(), default=1.0))
-    scattered = flow.exchange("mixture", partial(_keyed, epochs, seed), posts, parts=parts_for(rows, 1 << 18))
+    scattered = flow.exchange("mixture", partial(_keyed, epochs, seed), posts, parts=flow.batches(rows))
     return flow.map("mixed", _in_order, scattered), epochs
 
 

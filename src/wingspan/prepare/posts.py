@@ -20,7 +20,7 @@ from wingspan.errors import InputError
 from wingspan.post import POST_SCHEMA, TOMBSTONE_SCHEMA
 from wingspan.prepare.cleaning import clean
 from wingspan.prepare.decontamination import EvaluationIndex
-from wingspan.prepare.flow import BATCH, added, frame_of, keyed_by_part, place, row_of, tallied
+from wingspan.prepare.flow import added, frame_of, keyed_by_part, place, row_of, tallied
 from wingspan.prepare.hashing import text_hashes
 from wingspan.prepare.language import detect
 from wingspan.prepare.personal import NameFinder, remove_personal_data
@@ -53,15 +53,15 @@ def grouped(units: Sequence[Unit]) -> list[list[Unit]]:
     return groups
 
 
-def read(units: Sequence[Unit]) -> Iterator[pa.Table]:
-    """Records of some units of a source, in batches; counts per source: read, refused by reason, damaged."""
+def read(most: int, units: Sequence[Unit]) -> Iterator[pa.Table]:
+    """Records of some units of a source, about `most` at a time; counts: read, refused by reason, damaged."""
     waiting: list[pa.Table] = []
     counts: list[dict[str, Any]] = []
     for unit in units:
         for batch in read_unit(unit):
             waiting.append(_records(batch))
             counts.append({"read": batch.read, "refused": dict(batch.refused), "damaged": batch.damaged})
-            if sum(map(len, waiting)) >= BATCH:
+            if sum(map(len, waiting)) >= most:
                 yield tallied(pa.concat_tables(waiting), {"sources": {unit.source.name: added(counts)}})
                 waiting, counts = [], []
     rest = pa.concat_tables([RECORD_SCHEMA.empty_table(), *waiting])

@@ -25,7 +25,7 @@ from wingspan.prepare.decontamination import write_index
 from wingspan.prepare.dialogues import in_served_form, read_dialogues, split_dialogues
 from wingspan.prepare.duplicates import find_duplicates
 from wingspan.prepare.engines import open_engine
-from wingspan.prepare.flow import Dataset, Engine, Flow, frame_of, parts_for
+from wingspan.prepare.flow import Dataset, Flow, frame_of
 from wingspan.prepare.forest import thread_conversations
 from wingspan.prepare.grounded import grounded_conversations, source_posts
 from wingspan.prepare.labels import label_conversations, labelled_posts, read_labels
@@ -59,17 +59,16 @@ def work(context: StageContext) -> dict[str, Any]:
     """
     _check(context)
     with open_engine() as engine:
-        return prepare(context, engine)
+        return prepare(context, Flow(context.output / _WORK, engine, context.progress))
 
 
-def prepare(context: StageContext, engine: Engine) -> dict[str, Any]:
+def prepare(context: StageContext, flow: Flow) -> dict[str, Any]:
     """The steps in order. Each goes on where it was killed: its finished pieces are files in the work folder."""
     settings, seed, output = context.project.prepare, context.project.project.seed, context.output
     pseudonym = pseudonymiser(pseudonym_key())
-    flow = Flow(output / _WORK, engine, context.progress)
 
     sources = [unit for source in settings.posts for unit in units(source, context.run.outside(source.path))]
-    records = flow.map("read", steps.read, steps.grouped(sources), note=note_of_reading)
+    records = flow.map("read", partial(steps.read, flow.batch), steps.grouped(sources), note=note_of_reading)
     tombstones = _tombstones(context, flow, records, pseudonym)
     numbers = range(len(records.parts))
     ids = flow.exchange(
@@ -77,7 +76,7 @@ def prepare(context: StageContext, engine: Engine) -> dict[str, Any]:
         steps.ids,
         numbers,
         records.only("post_id", "repost_of", "edited_from", "notice"),
-        parts=parts_for(records.rows),
+        parts=flow.buckets(records.rows),
     )
     repeats = flow.exchange("repeats", steps.repeated, ids, parts=len(numbers))
     evaluation = _evaluation(context, flow)
@@ -130,7 +129,7 @@ def prepare(context: StageContext, engine: Engine) -> dict[str, Any]:
         "samples": report.samples(write_samples(flow, posts, outcome, seed, output / SAMPLES_FILE)),
     }
     write_atomically(output / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
-    shutil.rmtree(output / _WORK)
+    shutil.rmtree(flow.folder)
     summary = ("read", "refused", "damaged", "kept", "split", "languages", "personal_data", "conversations", "tokens")
     return {name: content[name] for name in summary} | {"bytes": content["bytes"], "vocab": index["vocab"]}
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wingspan.model.chat import END_OF_DOCUMENT, load_tokenizer
-from wingspan.prepare.flow import Dataset, Flow, Part, Piece, frame_of, parts_for
+from wingspan.prepare.flow import Dataset, Flow, Part, Piece, frame_of
 from wingspan.prepare.hashing import text_hashes
 from wingspan.workspace import write_atomically
 
@@ -62,7 +62,7 @@ def write_tokens(flow: Flow, splits: Mapping[str, Dataset], tokenizer: Path, fol
                 for stem, pieces in zip(stems, files, strict=True)
             )
         )
-    moved = flow.exchange("lookup", _by_id, names, documents, parts=parts_for(documents.rows))
+    moved = flow.exchange("lookup", _by_id, names, documents, parts=flow.buckets(documents.rows))
     lookups = [folder / f"posts-{number:05d}.parquet" for number in range(len(moved.parts))]
     flow.map("lookups", _write_lookup, lookups, moved)
     index: dict[str, Any] = {
