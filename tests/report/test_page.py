@@ -44,7 +44,7 @@ def test_the_posts_are_told_by_source_language_and_rule(make_run: MakeRun) -> No
     text = words(write_report(make_run()).read_text())
     assert "made-up CC0-1.0 1,000 49 1 950" in text
     assert "en 920 97.8% near duplicate 2.2%" in text
-    assert "made-up/fr 4" in text
+    assert "made-up fr 4 made-up en 1.5" in text
     assert "3: exam.jsonl#7, d-1: exam.jsonl#8" in text
     assert "2,048 tokens 2.50" in text
     assert "up to 128" in text

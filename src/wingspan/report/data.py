@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
@@ -44,8 +45,8 @@ def charts(report: Document) -> list[Markup]:
     found = [
         _funnel_chart(report),
         _counts_chart("Languages of the posts kept (und: undetermined)", report["languages"], 0),
-        _lengths_chart(report),
         _counts_chart("Tagged, and kept: what the policy lets through", report.get("tags", {}), 1),
+        _lengths_chart(report),
         _counts_chart("Personal data replaced, by kind", report["personal_data"], 3),
         _counts_chart("Conversations made, by kind", conversations, 2),
         _compression_chart(report),
@@ -110,9 +111,16 @@ def by_language(report: Document) -> list[list[str]]:
 
 
 def mixture(report: Document) -> list[list[str]]:
-    """A row for each source and language with how often its posts are trained on; empty without a mixture."""
-    rows = sorted(report.get("mixture", {}).items(), key=lambda item: (-item[1], item[0]))
-    return [[name, f"{epochs:.3g}"] for name, epochs in rows[:_MOST_LANGUAGES]]
+    """How often the posts of each source are trained on, by language where that differs; empty without a mixture."""
+    groups: dict[tuple[str, float], list[str]] = {}
+    for name, epochs in report.get("mixture", {}).items():
+        source, _, language = name.rpartition("/")
+        groups.setdefault((source, epochs), []).append(language)
+    sources = Counter(source for source, _ in groups)
+    return [
+        [source, "all" if sources[source] == 1 else ", ".join(sorted(languages)), f"{epochs:.3g}"]
+        for (source, epochs), languages in sorted(groups.items(), key=lambda item: (item[0][0], -item[0][1]))
+    ]
 
 
 def evaluation_items(report: Document) -> list[str]:
