@@ -199,7 +199,7 @@ def test_the_page_is_used_by_keyboard_and_sorted_by_its_heads(frontier: Path, op
     page.get_by_role("button", name="MWh").click()
     assert page.locator("th", has=page.get_by_role("button", name="MWh")).get_attribute("aria-sort") == "ascending"
     values = page.eval_on_selector_all(
-        "#chip-table tbody td:nth-of-type(5)", "cells => cells.map(cell => cell.dataset.value)"
+        "#chip-table tbody td:nth-of-type(6)", "cells => cells.map(cell => cell.dataset.value)"
     )
     known = [float(value) for value in values if value]
     assert known == sorted(known)

@@ -48,6 +48,7 @@ _SERVINGS = (
 _CHIP_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "days": ("Time", lambda days: duration(days * 86400)),
     "cost": ("Rented", money),
+    "break_even_usd_per_hour": ("Break-even", lambda usd: f"{money(usd)}/h"),
     "cost_reserved": ("Reserved", money),
     "cost_owned": ("Owned", money),
     "energy_mwh": ("MWh", lambda mwh: f"{mwh:,.0f}" if mwh >= 100 else f"{mwh:.2g}"),

@@ -90,7 +90,7 @@ let planned;
 function change(value, before) {
   const ratio = value / before - 1;
   if (Math.abs(ratio) < 0.005) return "as planned";
-  return ratio > 9 ? `${digits(value / before, 2)} × the plan` : `${ratio > 0 ? "+" : "−"}${Math.abs(100 * ratio).toFixed(0)}% of the plan`;
+  return ratio > 9 ? `${digits(value / before, 2)} × the plan` : `${Math.abs(100 * ratio).toFixed(0)}% ${ratio > 0 ? "more" : "less"} than planned`;
 }
 
 function band(name, value, say) {
@@ -151,12 +151,10 @@ function showStep(cell) {
 }
 
 // The Pareto plot: a point per size of fleet, filled where nothing is both faster and cheaper; other chips as diamonds.
-const WIDE_STEPS = [1, 2, 5];
 function ticks(low, high) {
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1)
-    found.push(...WIDE_STEPS.map((step) => step * 10 ** power).filter((tick) => tick >= low && tick <= high));
-  return found.length > 7 ? found.filter((tick) => /^[1]/.test(tick.toExponential())) : found;
+  const powers = Array.from({ length: Math.ceil(Math.log10(high)) - Math.floor(Math.log10(low)) + 1 }, (_, more) => 10 ** (Math.floor(Math.log10(low)) + more));
+  const among = (steps) => powers.flatMap((power) => steps.map((step) => step * power)).filter((tick) => tick >= low && tick <= high);
+  return [[1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8]].map(among).find((found) => found.length > 2) ?? among([1, 2, 5]);
 }
 const svg = (name, attributes, text = "") =>
   `<${name} ${Object.entries(attributes).map(([key, value]) => `${key}="${value}"`).join(" ")}>${text}</${name}>`;
