@@ -168,8 +168,8 @@ class LabelSource(Source):
 
 
 Tag = Literal[
-    "link farm", "link alone", "hashtag flood", "handle flood", "emoji flood", "repetition", "shouting", "spam",
-    "toxic", "flooding account", "repeating account", "linking account", "template", "copypasta",
+    "cut short", "link farm", "link alone", "hashtag flood", "handle flood", "emoji flood", "repetition", "shouting",
+    "spam", "toxic", "flooding account", "repeating account", "linking account", "template", "copypasta",
 ]  # fmt: skip
 
 
@@ -212,8 +212,8 @@ class Prepare(Section):
     )
     drop: tuple[Tag, ...] = Field(
         default=(
-            "link farm", "link alone", "hashtag flood", "handle flood", "emoji flood", "repetition", "spam",
-            "flooding account", "repeating account", "template", "copypasta",
+            "cut short", "link farm", "link alone", "hashtag flood", "handle flood", "emoji flood", "repetition",
+            "spam", "flooding account", "repeating account", "template", "copypasta",
         ),
         description="tags whose posts are dropped; with the others posts are kept and tagged",
     )  # fmt: skip

@@ -43,6 +43,9 @@ def tags(*texts: str) -> list[list[str]]:
         ("WHY IS NOBODY TALKING ABOUT THIS AT ALL", ["shouting"]),
         ("URGENT! You have won a £2000 prize. To claim call 09061701461 now. Txt STOP to end. 150p/msg", ["spam"]),
         ("", []),
+        ("He said that nobody in the whole town had ever seen anything like the new libr…", ["cut short"]),
+        ("He said that nobody in the whole town had ever seen such a libr… https://t.example/x", ["cut short"]),
+        ("well…", []),
     ],
 )
 def test_tags_of_a_post(text: str, expected: list[str]) -> None:

@@ -28,10 +28,12 @@ _SPAM, _TOXIC = -2.0, 0.0
 _WANTED = (
     r"(?i)\b(?:call|te?xt|reply|claim|click|visit|join|subscribe|free|win|won|prize|offer|cash|order|bonus|deals?)\b"
 )
+_CUT = r"[\p{L}\p{N}]…(?:\s*https?://\S+)?$"  # as platforms cut: within a word, perhaps with a link to the rest
 _WAY = r"[0-9]|\[phone\]|https?://|[£$€]"
 _FEATURES_OF_A_POST = 100  # a longer one is judged by its mean, so that length is no evidence
 
 RULES: dict[str, pl.Expr] = {
+    "cut short": pl.col("cut") & (pl.col("letters") >= 50),
     "link farm": (pl.col("links") >= 3) & (pl.col("words") < 8 * pl.col("links")),
     "link alone": (pl.col("links") >= 1) & (pl.col("words") == 0),
     "hashtag flood": (pl.col("hashtags") >= 5) & (pl.col("hashtags") > pl.col("words")),
@@ -61,6 +63,7 @@ def judge(texts: pl.Series) -> pl.DataFrame:
     judged = counted.with_columns(
         pl.min_horizontal("words", pl.lit(_WORDS_COMPARED)).alias("compared"),
         *(pl.Series(name, nats[:, at]) for at, name in enumerate(model.classes)),
+        texts.str.contains(_CUT).fill_null(False).alias("cut"),
         asks=where_true(texts, pl.Series(nats[:, 0] > _SPAM), _asks),
     )
     bits = judged.select(
