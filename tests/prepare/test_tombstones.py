@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wingspan.prepare.pseudonyms import pseudonymiser
-from wingspan.prepare.tombstones import SIGNALS, Tombstones, as_notices, bury, prove, read_list, settle
+from wingspan.prepare.tombstones import SIGNALS, Tombstones, as_notices, bury, prove, read_list
 
 pseudonym = pseudonymiser(hashlib.sha256(b"a key").digest())
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -18,7 +18,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 def stones(*notices: tuple[str, str], lines: tuple[str, ...] = (), consent: tuple[str, ...] = SIGNALS) -> Tombstones:
     rows = as_notices([(kind, name, "deleted", None, False) for kind, name in notices])
-    return Tombstones.build(rows, lines, consent, pseudonym)
+    return Tombstones.build([rows], lines, consent, pseudonym)
 
 
 ids = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
@@ -66,13 +66,15 @@ def test_of_notices_for_one_reason_the_latest_holds_and_one_without_time_always(
         latest = max((said for said in mine if said[0] is not None), default=(0, False))  # of equals the one that holds
         if latest[1] or (None, True) in mine:
             held.add(name)
-    assert set(settle(rows)["id"]) == held
+    built, names = Tombstones.build([rows[:5], rows[5:]], (), SIGNALS, pseudonym), pl.Series(["a", "b"])
+    assert set(names.filter(built.of_authors(names).is_not_null())) == held
+    assert sum(built.counts.values()) == len(held)
 
 
 def test_signals_count_only_where_the_project_says_so() -> None:
     rows = as_notices([("author", "a", "indexable", None, False), ("author", "b", "account gone", None, False)])
     for consent, expected in ((SIGNALS, ["a", "b"]), (("noindex",), ["b"])):
-        built = Tombstones.build(rows, (), consent, pseudonym)
+        built = Tombstones.build([rows[:1], rows[1:]], (), consent, pseudonym)
         names = pl.Series(["a", "b"])
         assert names.filter(built.of_authors(names).is_not_null()).to_list() == expected
 

@@ -18,7 +18,7 @@ from wingspan.errors import InputError, WingspanError
 from wingspan.forget.models import Learned, models_that_learned
 from wingspan.forget.rewrite import rewrite
 from wingspan.knowledge.index import PostIndex
-from wingspan.prepare.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, as_notices, prove, read_list
+from wingspan.prepare.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, prove, read_list
 from wingspan.stages import STAGES
 from wingspan.workspace import (
     FINGERPRINT,
@@ -59,7 +59,7 @@ def forget(run: Run, lines: Iterable[str], pseudonym: Callable[[str], str], *, d
             f"'{(*unclear, '')[0]}' names no post and no author", remedy="Patterns go into the file of prepare.opt_outs"
         )
     _check_key(run, pseudonym)
-    stones = Tombstones.build(as_notices([]), requests, (), pseudonym)
+    stones = Tombstones.build([], requests, (), pseudonym)
     posts = _posts(run)
     stones = stones.with_posts_of_authors(posts)
     models = tuple(models_that_learned(run, stones))

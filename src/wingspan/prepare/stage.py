@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def _tombstones(context: StageContext, flow: Flow, records: Dataset, pseudonym: 
     if not (folder / "complete").exists():
         (folder / "authors").mkdir(parents=True, exist_ok=True)
         opt_outs = [*list_lines(context.run.outside(settings.opt_outs) if settings.opt_outs else None)]
-        said = pl.concat([forgotten(context.run.folder), *map(frame_of, notices.tables())])
+        said = chain([forgotten(context.run.folder)], map(frame_of, notices.tables()))
         tombstones = Tombstones.build(said, opt_outs, settings.consent, pseudonym)
         tombstones.write(folder / "authors")
         gone = flow.map(

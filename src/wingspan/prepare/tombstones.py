@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ KEY_CHECK = "pseudonym key"  # its pseudonym in report.json tells whether a key 
 LINKS = ("parent_id", "root_id", "quote_of")
 _POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "post_ids", "repost_of", "repeats", *LINKS), ("author_id",)
 _DIGEST = np.dtype("S16")
+_TOLD = np.dtype([("key", _DIGEST), ("code", "u1"), ("at", "<i8"), ("holds", "?"), ("again", "?")])
 _OWNER = r"^(?:at://)?(did:[^/]+|https?://.+?)/(?:statuses|app\.bsky\.feed\.post)/"  # the author in a post's address
 _HANDLE = re.compile(r"@([\w.-]+)@([\w.-]+)")
 
@@ -52,26 +54,37 @@ class Tombstones:
 
     @classmethod
     def build(
-        cls, notices: pl.DataFrame, opt_outs: Iterable[str], consent: Sequence[str], pseudonym: Callable[[str], str]
+        cls,
+        notices: Iterable[pl.DataFrame],
+        opt_outs: Iterable[str],
+        consent: Sequence[str],
+        pseudonym: Callable[[str], str],
     ) -> Tombstones:
         """Settle notices (rows of TOMBSTONE_SCHEMA), of SIGNALS only those in `consent`, and lines of an opt-out list.
 
-        An author is known by the platform's id and by its pseudonym, so the set serves before and after
-        pseudonyms are given.
+        Of notices about one id for one reason the latest holds, one without a time always; one without a time that
+        lifts means nothing. Of several reasons the last by name stands. An author is known by the platform's id and
+        by its pseudonym, so the set serves before and after pseudonyms are given. Memory holds 27 bytes a notice, twice
+        that while they are sorted.
         """
         listed, patterns = read_list(opt_outs)
-        ignored = [signal for signal in SIGNALS if signal not in consent]
-        counted = notices.select(TOMBSTONE_SCHEMA.names).filter(~pl.col("reason").is_in(ignored))
-        rows = settle(pl.concat([counted, as_notices(listed)]))
-        counts = dict(rows.group_by("reason").agg(pl.col("id").n_unique()).sort("reason").iter_rows())
         seed = int.from_bytes(hashlib.blake2b(pseudonym("tombstones").encode(), digest_size=8).digest(), "big")
-        reasons = tuple(dict.fromkeys([*counts, OPTED_OUT]))
-        empty = cls(seed, reasons, counts, "|".join(patterns), np.empty(0, _DIGEST), np.empty(0, np.uint8))
-        authors = rows.filter(pl.col("kind") == AUTHOR)
-        names = pl.Series("id", [pseudonym(name) for name in authors["id"]], dtype=pl.String)
-        return empty._with(POST, rows.filter(pl.col("kind") == POST))._with(
-            AUTHOR, pl.concat([authors, authors.with_columns(names)])
-        )
+        ignored = [signal for signal in SIGNALS if signal not in consent]
+        named, parts = [OPTED_OUT], [np.empty(0, _TOLD)]
+        for frame in chain(notices, [as_notices(listed)]):
+            rows = frame.filter(~pl.col("reason").is_in(ignored), pl.col("at").is_not_null() | ~pl.col("lifted"))
+            named += [one for one in rows["reason"].unique(maintain_order=True) if one not in named]
+            posts, authors = (rows.filter(kind=kind) for kind in (POST, AUTHOR))
+            hidden = authors.with_columns(pl.Series("id", [pseudonym(name) for name in authors["id"]], dtype=pl.String))
+            parts += [_told(POST, posts, named, seed), _told(AUTHOR, authors, named, seed)]
+            parts += [_told(AUTHOR, hidden, named, seed, again=True)]
+        told, reasons = np.concatenate(parts), sorted(named)
+        told["code"] = np.array([reasons.index(one) for one in named], dtype=np.uint8)[told["code"]]
+        held = told[_settled(told)]
+        numbers = np.bincount(held["code"][~held["again"]], minlength=len(reasons)).tolist()
+        numbers[reasons.index(OPTED_OUT)] = len({name for _, name, *_ in listed}) + len(patterns)
+        counts = {reason: number for reason, number in zip(reasons, numbers, strict=True) if number}
+        return cls(seed, tuple(reasons), counts, "|".join(patterns), held["key"].copy(), held["code"].copy())
 
     def with_posts_of_authors(self, posts: pl.DataFrame) -> Tombstones:
         """The set and, of `posts` (columns post_id, author_id), those whose authors are in it.
@@ -131,21 +144,25 @@ def _digests(kind: str, ids: pl.Series, seed: int) -> npt.NDArray[np.bytes_]:
     return np.frombuffer(b"".join(digests), dtype=_DIGEST)
 
 
-def settle(notices: pl.DataFrame) -> pl.DataFrame:
-    """Columns kind, id, reason of what holds, each id once.
+def _told(kind: str, rows: pl.DataFrame, named: list[str], seed: int, *, again: bool = False) -> npt.NDArray[np.void]:
+    """Notices of one kind as numbers; `again`: of authors who are counted already."""
+    told = np.empty(rows.height, _TOLD)
+    told["key"] = _digests(kind, rows["id"], seed)
+    told["code"] = rows["reason"].replace_strict(named, range(len(named)), return_dtype=pl.UInt8)
+    told["at"] = rows["at"].dt.epoch("ms").fill_null(np.iinfo(np.int64).max)
+    told["holds"], told["again"] = ~rows["lifted"], again
+    return told
 
-    Of notices about one id for one reason the latest holds, one without a time always; one that lifts what was never
-    said means nothing. Of several reasons the last by name stands.
-    """
-    latest = pl.col("lifted").sort_by("at", "lifted", descending=[False, True]).last()
-    timeless = (pl.col("at").is_null() & ~pl.col("lifted")).any()
-    held = (
-        notices.filter(pl.col("at").is_not_null() | ~pl.col("lifted"))
-        .group_by("kind", "id", "reason")
-        .agg(holds=timeless | ~latest)
-        .filter("holds")
-    )
-    return held.group_by("kind", "id").agg(pl.col("reason").max()).sort("kind", "id")
+
+def _settled(told: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
+    """Which notices hold, by their digests, each of them once."""
+    order = np.lexsort((told["holds"], told["at"], told["code"], told["key"]))
+    key, code = told["key"][order], told["code"][order]
+    latest = np.append((key[1:] != key[:-1]) | (code[1:] != code[:-1]), True)[: len(order)]
+    order = order[latest & told["holds"][order]]
+    key = told["key"][order]
+    chosen: npt.NDArray[np.intp] = order[np.append(key[1:] != key[:-1], True)[: len(order)]]
+    return chosen
 
 
 def read_list(lines: Iterable[str]) -> tuple[list[Tombstone], list[str]]:
