@@ -16,7 +16,7 @@ from wingspan.plan.search import COMPUTING
 from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
 from wingspan.project import Fleet, Layout
 
-STEP_ERROR, MEMORY_ERROR = 0.38, 0.52  # half-widths of the 90% bands, from the back-test (docs/plan.md)
+STEP_ERROR, MEMORY_ERROR = 0.38, 0.28  # half-widths of the 90% bands, from the back-test (docs/plan.md)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Priced:
         return float(flops[0]) / self._peak_flops
 
     @property
+    def memory_by_stage(self) -> dict[str, list[float]]:
+        """Bytes per item on a device of every pipeline stage, the first stage first."""
+        return {name: values.tolist() for name, values in self.problem.memory_by_stage(Grid.of(self.layout)).items()}
+
+    @property
     def price_source(self) -> str:
         """Where the price of a device-hour comes from."""
         chip = self.problem.chip
@@ -85,6 +90,7 @@ class Priced:
             "steps": self.run.steps,
             "step_items_s": self.step,
             "memory_items_bytes": self.memory,
+            "memory_by_stage_bytes": self.memory_by_stage,
             "device_memory_bytes": chip.memory_bytes,
             "energy_items_mwh": self.run.energy_items_mwh,
             "owned_items_usd": self.run.owned_items_usd,
