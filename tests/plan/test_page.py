@@ -196,8 +196,8 @@ def test_the_page_is_used_by_keyboard_and_sorted_by_its_heads(frontier: Path, op
     assert outcome(page)["calendar_days"] != before["calendar_days"]
     assert page.get_by_role("slider", name="Devices").get_attribute("aria-valuetext") == "20,480"
     assert "20,480" in page.get_by_role("status").inner_text()
-    page.get_by_role("button", name="MWh").click()
-    assert page.locator("th", has=page.get_by_role("button", name="MWh")).get_attribute("aria-sort") == "ascending"
+    page.get_by_role("button", name="Energy").click()
+    assert page.locator("th", has=page.get_by_role("button", name="Energy")).get_attribute("aria-sort") == "ascending"
     values = page.eval_on_selector_all(
         "#chip-table tbody td:nth-of-type(6)", "cells => cells.map(cell => cell.dataset.value)"
     )

@@ -16,7 +16,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, ValuesView
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import CodeType, GeneratorType
@@ -35,23 +35,7 @@ _CALLS_KEPT = 6  # of one function: the first are about the project's own fleet
 # What a plan passes on as it was given, and fleets other than its own.
 _READ = re.compile(r"^(machine|choice|failure_rates|serving\.traffic|model\.(layers|hidden|vocab))\b|\.layout\.")
 _INPUTS = (BaseModel, ModelShape, Chip, Measurement)
-_ARITHMETIC = {
-    "max",
-    "min",
-    "maximum",
-    "minimum",
-    "sum",
-    "sqrt",
-    "log",
-    "exp",
-    "expm1",
-    "ceil",
-    "floor",
-    "round",
-    "float",
-    "int",
-}
-_FIGURES = {"predicted", "measured", "published"}
+_ARITHMETIC = re.compile(r"(max|min)(imum)?|sum|sqrt|log|exp(m1)?|ceil|floor|round|float|int")
 _NOISE = re.compile(r"\b(?:np|math|self)\.|\b_(?=\w)|\[0\]|\.values\(\)|(?<=max|min)imum")
 _RETURNED = ""  # the name of what a function returns without naming it
 _LONG = 40  # characters from which the arguments of a call are left out
@@ -71,9 +55,8 @@ class Derivation:
     terms: tuple[Derivation, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The fields that are known."""
-        known = {key: value for key, value in asdict(self).items() if value not in ("", None, ())}
-        return known | ({"terms": [term.as_json() for term in self.terms]} if self.terms else {})
+        """Every field under its name."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -93,16 +76,10 @@ class _Call:
             return None
         return found.item() if isinstance(found, np.ndarray | np.generic) and np.size(found) == 1 else found
 
-    def gives(self, node: ast.expr, value: float) -> bool:
-        """Whether the expression gives that number."""
-        return _same(self.value(node), value)
-
     def returned(self, value: float) -> bool:
         """Whether the function returned that number, alone or among others."""
-        parts = self.result if isinstance(self.result, tuple) else (self.result,)
-        if isinstance(self.result, dict):
-            parts = tuple(self.result.values())
-        return any(np.size(part) == 1 and _same(part, value) for part in parts)
+        whole = self.result.values() if isinstance(self.result, dict) else self.result
+        return any(_same(part, value) for part in (whole if isinstance(whole, tuple | ValuesView) else (whole,)))
 
     def reads(self, node: ast.expr) -> bool:
         """Whether the expression is an input: a field of the project, the model, the chip or the machine."""
@@ -113,7 +90,7 @@ class _Call:
 
 
 def _same(found: Any, value: float) -> bool:
-    number = found.item() if isinstance(found, np.ndarray | np.generic) else found
+    number = found.item() if isinstance(found, np.ndarray | np.generic) and np.size(found) == 1 else found
     return isinstance(number, int | float) and math.isclose(number, value, rel_tol=1e-9)
 
 
@@ -127,27 +104,32 @@ class Explainer:
         self.plan, self._calls = _watched(make)
         self.figures = {path: value for path, value in _figures(self.plan) if not _READ.search(path)}
 
-    def explain(self, name: str, *, deep: bool = True) -> Derivation:
+    def explain(self, name: str) -> Derivation:
         """The derivation of a number of the plan, or of a term of one: `cost` or `cost.device_hours`.
 
-        Where `deep`, with its terms. Raises InputError with the nearest names for a name that there is not.
+        Raises InputError with the nearest names for a name that there is not.
         """
         if (found := self._find(name)) is None:
             last = name.rpartition(".")[2]
             near = difflib.get_close_matches(last, {path.rpartition(".")[2] for path in self.figures}, n=3, cutoff=0.5)
             remedy = f"Did you mean {' or '.join(near)}?" if near else "List all names with: wingspan plan explain"
             raise InputError(f"the plan has no number '{name}'", remedy=remedy)
-        path, value, (call, node) = found
+        call, node = found[2]
         terms: dict[str, Derivation] = {}
-        for leaf in _leaves(node) if deep else ():
+        for leaf in _leaves(node):
             match leaf:
                 case ast.Call(func=ast.Attribute(value=whole, attr="values")):
                     terms |= {part: Derivation(part, one) for part, one in call.value(whole).items() if one}
                 case _:
                     terms[_said(leaf)] = self._term(call, leaf)
-        where = f"{call.code.co_name} in {Path(call.code.co_filename).name}"
         text = ast.get_docstring(_function(call.code)) or ""
-        return Derivation(path, value, _said(node), _filled(call, node), text, where, tuple(terms.values()))
+        where = f"{call.code.co_name} in {Path(call.code.co_filename).name}"
+        return replace(_derivation(*found), source=text, where=where, terms=tuple(terms.values()))
+
+    def formulas(self) -> list[Derivation]:
+        """Every number of the plan that is not 0 with its formula, without terms."""
+        found = (self._find(path) for path, value in self.figures.items() if value)
+        return [_derivation(*one) for one in found if one]
 
     def _find(self, name: str) -> tuple[str, float, _Made] | None:
         """A number by its path or the end of it, a term by its number and name, any other value by its name alone."""
@@ -178,7 +160,7 @@ class Explainer:
             if name in (_RETURNED, call.code.co_name) and value is not None and not call.returned(value):
                 continue
             for node in _expressions(call.code).get(name, ()):
-                if call.gives(node, value) if value is not None else isinstance(call.value(node), int | float):
+                if _same(call.value(node), value) if value is not None else isinstance(call.value(node), int | float):
                     chosen = _Chosen(call).visit(copy.deepcopy(node))
                     if not _last(chosen) or call.reads(chosen):
                         return call, chosen
@@ -206,7 +188,7 @@ class Explainer:
                         ],
                     ):
                         one = _replaced(made, ast.dump(ast.Name(each, ast.Load())), _part(whole, name))
-                        if call.gives(one, value):
+                        if _same(call.value(one), value):
                             return call, one
         return None
 
@@ -220,6 +202,10 @@ class Explainer:
         if made is None or _said(made[1]) == name:
             return Derivation(name, number, source=source)
         return Derivation(name, number, _said(made[1]), _filled(*made), _source(*made))
+
+
+def _derivation(name: str, value: float, made: _Made) -> Derivation:
+    return Derivation(name, value, _said(made[1]), _filled(*made))
 
 
 def _figures(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
@@ -300,7 +286,7 @@ def _part(whole: ast.expr, index: int | str) -> ast.expr:
 def _figure_of(node: ast.expr) -> ast.expr:
     """The value in what makes a figure of it: predicted(value, ...) or (value, unit, source)."""
     match node:
-        case ast.Call(func=ast.Name(id=name), args=[value, *_]) if name in _FIGURES:
+        case ast.Call(args=[value, *_]) if _called(node) in ("predicted", "measured", "published"):
             return value
         case ast.Tuple(elts=[value, *_]):
             return value
@@ -344,7 +330,7 @@ def _last(node: ast.expr) -> str:
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Subscript(slice=ast.Constant(value=str(name))):
             return name
-        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name not in _ARITHMETIC:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if not _ARITHMETIC.fullmatch(name):
             return name
         case ast.Subscript(value=whole):
             return _last(whole)
@@ -371,7 +357,7 @@ def _said(node: ast.expr) -> str:
 def _filled(call: _Call, node: ast.expr) -> str:
     """The expression with its values."""
     for leaf in list(_leaves(node)):
-        if text := _number(call.value(leaf)):
+        if text := written(call.value(leaf)):
             node = _replaced(node, ast.dump(leaf), ast.Name(id=text))
     return _said(node)
 
@@ -387,7 +373,8 @@ def _replaced(node: ast.expr, old: str, new: ast.expr) -> ast.expr:
     return replaced
 
 
-def _number(value: Any) -> str:
+def written(value: Any) -> str:
+    """A number with its thousands apart, or five digits of it; a sum of several; nothing of anything else."""
     match value:
         case bool() | str():
             return str(value)
@@ -396,7 +383,7 @@ def _number(value: Any) -> str:
         case int() | float():
             return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.5g}"
         case ValuesView() | GeneratorType():
-            return " + ".join(_number(part) for part in value if part)
+            return " + ".join(written(part) for part in value if part)
     return ""
 
 
@@ -420,9 +407,6 @@ def _source(call: _Call, leaf: ast.expr) -> str:
 
 def _comment(source: str, constant: str) -> str:
     """The comment beside a constant, or right above it."""
-    before, line = "", ""
-    for line in source.splitlines():
-        if re.match(rf"[\w, ]*\b{constant}\b[\w, ]*=", line):
-            return line.partition("#")[2].strip() or before.partition("#")[2].strip()
-        before = line
-    return ""
+    line = rf"^(?:# (?P<above>.*)\n)?[\w, ]*\b{constant}\b[\w, ]*=[^#\n]*(?:# (?P<beside>.*))?$"
+    found = re.search(line, source, re.MULTILINE)
+    return (found["beside"] or found["above"] or "") if found else ""

@@ -10,7 +10,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from wingspan.plan.explain import Derivation
+from wingspan.plan.explain import Derivation, written
 from wingspan.units import amount, count, duration, money, size
 
 Document = Mapping[str, Any]
@@ -275,14 +275,14 @@ def render_names(figures: Mapping[str, float]) -> RenderableType:
     """Every number that can be explained, by the part of the plan that it belongs to."""
     table = _grid()
     for path, value in figures.items():
-        table.add_row(path, plain(value))
+        table.add_row(path, written(value))
     return table
 
 
 def render_derivation(derivation: Derivation) -> RenderableType:
     """A number, its formula in names and in values, what it rests on, and the values one level down."""
     parts: list[RenderableType] = [
-        Text.assemble((derivation.name, "bold cyan"), " = ", (plain(derivation.value), "bold")),
+        Text.assemble((derivation.name, "bold cyan"), " = ", (written(derivation.value), "bold")),
         Text(f"  = {derivation.formula}"),
         Text(f"  = {derivation.filled}"),
         Text(),
@@ -294,13 +294,6 @@ def render_derivation(derivation: Derivation) -> RenderableType:
         how = Text(f"= {term.formula}\n= {term.filled}" if term.formula else "")
         if term.source:
             how.append(("\n" if term.formula else "") + term.source, style="dim")
-        terms.add_row(f"  {term.name}", plain(term.value), how)
+        terms.add_row(f"  {term.name}", written(term.value), how)
     parts += [terms, Rule(style="dim"), Text(derivation.source, style="dim"), Text(derivation.where, style="dim")]
     return Group(*parts)
-
-
-def plain(value: float | str | None) -> str:
-    """A number in full where it is large, else with five digits."""
-    if not isinstance(value, int | float):
-        return value or ""
-    return f"{value:,.0f}" if abs(value) >= 1e4 or isinstance(value, int) else f"{value:.5g}"
