@@ -10,7 +10,7 @@ import msgspec
 
 from wingspan.prepare.readers.archives import COMPRESSED, Member
 from wingspan.prepare.readers.columns import LIST_FIELDS, as_texts, column_map, read_batch
-from wingspan.prepare.readers.records import json_lines, json_object, lines
+from wingspan.prepare.readers.records import json_lines, json_object
 from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.project import PostSource
 
@@ -24,8 +24,7 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     paths = {name: column.split(".") for name, column in (columns | {name: name for name in defaults}).items()}
     tree = _tree(paths.values())
     decoder = msgspec.json.Decoder(_record_type(tree, defaults))
-    for batch in lines(member):
-        records, damaged = json_lines(batch, decoder, lambda record: _fitted(record, tree))
+    for records, damaged in json_lines(member, decoder, lambda record: _fitted(record, tree)):
         yield read_batch({name: _column(name, records, keys) for name, keys in paths.items()}, source.name, damaged)
 
 

@@ -16,7 +16,7 @@ from wingspan.prepare.readers.archives import COMPRESSED, Member
 from wingspan.prepare.readers.columns import Tombstone
 from wingspan.prepare.readers.mastodon import consent, language
 from wingspan.prepare.readers.parsed import NO_TEXT, NOT_A_POST, NOT_PUBLIC, REPOST, Post, parsed_batch
-from wingspan.prepare.readers.records import json_lines, lines
+from wingspan.prepare.readers.records import json_lines
 from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.project import PostSource
 
@@ -27,14 +27,13 @@ _DECODER = msgspec.json.Decoder(dict[str, Any] | list[Any])
 def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     """Statuses of a file; it is read twice, since timelines give replies before what they reply to."""
     before, uris = len(member.problems), dict[str, str]()
-    for batch in lines(member):
-        for status in _statuses(json_lines(batch, _DECODER)[0]):
+    for records, _ in json_lines(member, _DECODER):
+        for status in _statuses(records):
             local, uri = (status.get("id"), status.get("uri")) if isinstance(status, dict) else (None, None)
             if len(uris) < _REMEMBERED and isinstance(local, str) and isinstance(uri, str):
                 uris[local] = uri
     del member.problems[before:]
-    for batch in lines(member):
-        records, damaged = json_lines(batch, _DECODER)
+    for records, damaged in json_lines(member, _DECODER):
         yield parsed_batch(source, _statuses(records), partial(_parse, uris), damaged)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from wingspan.prepare.readers.archives import Member
 from wingspan.prepare.readers.columns import Tombstone, read_batch
-from wingspan.prepare.readers.records import json_lines, lines
+from wingspan.prepare.readers.records import json_lines
 from wingspan.prepare.readers.registry import ReadBatch
 from wingspan.project import PostSource
 
@@ -26,8 +26,7 @@ _DECODER = msgspec.json.Decoder(dict[str, Any])
 
 def parsed_lines(source: PostSource, member: Member, parse: Parse) -> Iterator[ReadBatch]:
     """Posts of a file of JSON lines, each one record."""
-    for batch in lines(member):
-        records, damaged = json_lines(batch, _DECODER)
+    for records, damaged in json_lines(member, _DECODER):
         yield parsed_batch(source, records, parse, damaged)
 
 

@@ -53,38 +53,28 @@ def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 def text_lines(file: Member | Path) -> Iterator[str]:
     """Lines of a text file of mixed encodings, blank ones too, without their ends."""
-    member = file if isinstance(file, Member) else one_member(file)
-    for whole in _whole_lines(member):
-        yield from (text_of(line).rstrip("\r") for line in whole)
+    for block in blocks(file if isinstance(file, Member) else one_member(file)):
+        yield from (text_of(line).rstrip("\r") for line in block.removesuffix(b"\n").split(b"\n"))
 
 
-def lines(member: Member) -> Iterator[list[bytes]]:
-    """Lines in lists of about `BATCH`, without line feeds and blank ones; `DAMAGED` for each that is too long."""
-    batch, size = list[bytes](), 0
-    for whole in _whole_lines(member):
-        batch += [line for line in whole if line and not line.isspace()]
-        size += sum(map(len, whole))
-        if len(batch) >= BATCH or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _whole_lines(member: Member) -> Iterator[list[bytes]]:
-    """The lines that end in each chunk."""
+def blocks(member: Member) -> Iterator[bytes]:
+    """Whole lines, about a mebibyte of them at once; `DAMAGED` stands for each that is too long."""
     chunks = member.chunks()
     rest, too_long = b"", False
     for chunk in _within(chunks, *member.part) if member.part else chunks:
-        whole = chunk.split(b"\n")
-        whole[0] = rest + whole[0]
-        rest = whole.pop()
-        if too_long and whole:
-            whole[0], too_long = DAMAGED, False
+        end = chunk.rfind(b"\n") + 1
+        if end == 0:
+            rest += chunk
+        elif too_long:
+            rest, too_long, block = chunk[end:], False, DAMAGED + chunk[chunk.find(b"\n") : end]
+            yield block
+        else:
+            rest, block = chunk[end:], rest + chunk[:end]
+            yield block
         if len(rest) > MAX_RECORD:
             rest, too_long = b"", True
-        yield whole
-    yield [DAMAGED if too_long else rest]
+    if rest or too_long:
+        yield DAMAGED if too_long else rest
 
 
 def _within(chunks: Iterable[bytes], begin: int, end: int) -> Iterator[bytes]:
@@ -106,19 +96,27 @@ def _within(chunks: Iterable[bytes], begin: int, end: int) -> Iterator[bytes]:
 
 
 def json_lines(
-    batch: Iterable[bytes], decoder: msgspec.json.Decoder[Record], fit: Callable[[Any], Any] = lambda record: record
-) -> tuple[list[Record], int]:
-    """The objects on lines, and how many lines hold none of that type even after `fit` has seen them."""
-    records, damaged, decode = list[Record](), 0, decoder.decode
-    for line in batch:
+    member: Member, decoder: msgspec.json.Decoder[Record], fit: Callable[[Any], Any] = lambda record: record
+) -> Iterator[tuple[list[Record], int]]:
+    """The objects on lines, some thousands at a time, and how many lines hold none even after `fit` has seen them."""
+    records, damaged, size = list[Record](), 0, 0
+    for block in blocks(member):
+        size += len(block)
         try:
-            records.append(decode(line))
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            try:
-                records.append(decode(_mended(line, fit)))
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                damaged += 1
-    return records, damaged
+            records += decoder.decode_lines(block)
+        except (msgspec.MsgspecError, ValueError, RecursionError):  # somewhere; line by line we see where
+            for line in block.split(b"\n"):
+                try:
+                    records += decoder.decode_lines(line)
+                except (msgspec.MsgspecError, ValueError, RecursionError):
+                    try:
+                        records.append(decoder.decode(_mended(line, fit)))
+                    except (msgspec.MsgspecError, ValueError, RecursionError):
+                        damaged += 1
+        if len(records) >= BATCH or size >= BATCH_BYTES:
+            yield records, damaged
+            records, damaged, size = [], 0, 0
+    yield records, damaged
 
 
 def printed_as_one(member: Member) -> bytes | None:
@@ -133,7 +131,7 @@ def json_records(member: Member, kind: type[Record]) -> Iterator[tuple[list[Reco
     """Typed objects some at a time, and how many are damaged: on lines, in an array, or printed one after the other."""
     if (printed := printed_as_one(member)) is None:
         decoder = msgspec.json.Decoder(kind)
-        yield from (json_lines(batch, decoder) for batch in lines(member))
+        yield from json_lines(member, decoder)
         return
     items = json_items(member, r"\[" if printed == b"[" else r"(?=\{)")
     for batch in batched(items):
