@@ -23,19 +23,24 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from wingspan.plan.backtest import Compared, Errors, Measured, compare, errors_by, read_runs, software_of
+from wingspan.plan.backtest import BackTest, Errors, back_test
 from wingspan.plan.chips import chip_named
 from wingspan.plan.fleet import busy_share
 from wingspan.plan.grid import Workload
-from wingspan.plan.layouts import Problem, Space, candidates, choose, price
 from wingspan.plan.network import Network
+from wingspan.plan.problem import WIDE, Problem, Space
+from wingspan.plan.runs import software_of
 from wingspan.plan.search import search
 from wingspan.plan.wholerun import node_watts
 from wingspan.plan.wholeruns import backtest_whole_runs, render_whole_runs
 
 GPT3 = Network(96, 12288, 96, 96, 128, 49152, 51200, gated=False)
 LLAMA_405B = Network(128, 16384, 128, 8, 128, 53248, 131072)
-WIDE = Space(cp=True, ep=True, interleave=(1, 2, 3, 4, 6, 8, 12), precision=(0, 2))
+DEEPSEEK_V3 = Network(
+    61, 7168, 128, 128, 192, 18432, 129280, experts=256, experts_per_token=8, shared_experts=1, expert_ffn=2048,
+    dense_layers=3, q_rank=1536, kv_rank=512, rope_dim=64, value_head_dim=128,
+)  # fmt: skip
+CALCULONS_SPACE = 7_126_368  # executions that calculon enumerates for GPT-3 175B on 4,096 devices
 
 Figures = dict[str, float]
 Targets = dict[str, tuple[float, float, bool]]  # name -> (value, target, lower is better)
@@ -76,42 +81,35 @@ def _runs(given: Path | None) -> Path | None:
 
 
 def _back_test(path: Path, figures: Figures, targets: Targets) -> None:
-    runs, refused = read_runs(path)
-    rows = compare(runs)
-    errors = Errors.of(rows)
-    answered = len(rows) / (len(rows) + len(refused))
-    families = errors_by(rows, lambda run: run.family)
-    family_mean = statistics.fmean(one.mape for one in families.values())
-    _say(f"step time: {len(rows)} rows answered, {len(refused)} refused")
-    for one in refused:
+    found = back_test(path)
+    step, held_out = found.step_time(), found.calibration.held_out
+    _say(f"step time: {len(found.rows)} rows answered, {len(found.refused)} refused")
+    for one in found.refused:
         _say(f"  refused {one.id}: {one.reason}")
-    _table("by source", families)
-    _table("by device", errors_by(rows, lambda run: run.device))
-    _table("by quality", errors_by(rows, lambda run: run.quality or "?"))
-    figures |= {"rows": len(rows), "answered": answered, "step_time_mape": errors.mape}
+    _table("by source", found.errors_by(lambda run: run.family))
+    _table("by device", found.errors_by(lambda run: run.device))
+    _table("by quality", found.errors_by(lambda run: run.quality or "?"))
+    answered = len(found.rows) / (len(found.rows) + len(found.refused))
+    figures |= {"rows": len(found.rows), "fitted_mape": step["mape"], "fitted_median": step["median"]}
     targets |= {
         "answered": (answered, 1.0, False),
-        "step_time_mape": (errors.mape, 0.08, True),
-        "step_time_median": (errors.median, 0.05, True),
-        "step_time_p90": (errors.p90, 0.18, True),
-        "step_time_family_mean": (family_mean, 0.10, True),
+        "step_time_mape": (held_out["mape"], 0.08, True),
+        "step_time_median": (held_out["median"], 0.05, True),
+        "step_time_p90": (held_out["p90"], 0.18, True),
+        "step_time_family_mean": (step["family_mean"], 0.10, True),
     }
-    _memory([row for row in rows if row.run.memory_gib], figures, targets)
+    _memory(found, figures, targets)
 
 
-def _memory(rows: list[Compared], figures: Figures, targets: Targets) -> None:
-    """Only rows whose source reports memory; a wrong fit is one that was predicted to fit, as all of these ran."""
-    if not rows:
-        return
-    errors = [abs(row.memory_gib / _reported(row.run) - 1) for row in rows]
-    overfull = [row for row in rows if row.memory_gib * 2**30 > row.run.problem.capacity]
-    mape = statistics.fmean(errors)
+def _memory(found: BackTest, figures: Figures, targets: Targets) -> None:
+    """Only rows whose source reports memory; a wrong fit is one that was predicted not to fit, as all of these ran."""
+    memory = found.memory()
     _say(
-        f"memory: {len(rows)} rows, mean error {mape:.1%}, median {statistics.median(errors):.1%}, "
-        f"{len(overfull)} that ran were predicted not to fit"
+        f"memory: {memory['rows']} rows, mean error {memory['mape']:.1%}, median {memory['median']:.1%}, "
+        f"{memory['wrong_fits']:.1%} that ran were predicted not to fit"
     )
-    figures |= {"memory_rows": len(rows), "memory_refused_fits": len(overfull) / len(rows)}
-    targets["memory_mape"] = (mape, 0.08, True)
+    figures |= {"memory_rows": memory["rows"]}
+    targets |= {"memory_mape": (memory["mape"], 0.08, True), "memory_wrong_fits": (memory["wrong_fits"], 0.02, True)}
 
 
 def _whole_runs(path: Path, targets: Targets) -> None:
@@ -171,25 +169,24 @@ def _gpt3_busy() -> float:
     return busy_share({name: float(value[0]) for name, value in items.items()})
 
 
-def _reported(run: Measured) -> float:
-    assert run.memory_gib is not None
-    return run.memory_gib
-
-
 def _search(figures: Figures, targets: Targets, repeats: int) -> None:
-    """Layouts weighed per second of one core (memory of all, time of those that fit), and the time to choose."""
+    """Layouts weighed per second of one core, exhaustively: all parallelisms, schedules, ZeRO stages, precisions."""
     h100 = chip_named("H100 SXM")
-    large = Problem(LLAMA_405B, Workload(8192, 5120), h100, 10_240)
-    gpt3 = Problem(GPT3, Workload(2048, 4096), chip_named("A100-80GB SXM"), 4096)
-    for name, problem in (("gpt3_4096", gpt3), ("405b_10240", large)):
-        grid = candidates(problem, WIDE)
-        seconds = _cpu_seconds(lambda grid=grid, problem=problem: price(problem, grid), repeats)
-        figures[f"layouts_{name}"] = len(grid)
-        figures[f"layouts_per_s_{name}"] = len(grid) / seconds
-        _say(f"search {name}: {len(grid):,} layouts in {seconds:.3f} s, {len(grid) / seconds:,.0f} a second")
-    targets["layouts_per_s"] = (figures["layouts_per_s_405b_10240"], 1e6, False)
-    chosen = _cpu_seconds(lambda: choose(large, WIDE), repeats)
-    targets["choose_405b_10240_s"] = (chosen, 5.0, True)
+    problems = {
+        "gpt3_4096": Problem(GPT3, Workload(2048, 4096), chip_named("A100-80GB SXM"), 4096),
+        "405b_10240": Problem(LLAMA_405B, Workload(8192, 5120), h100, 10_240),
+        "deepseek_v3_10240": Problem(DEEPSEEK_V3, Workload(4096, 10_240), h100, 10_240),
+    }
+    for name, problem in problems.items():
+        weighed = search(problem, WIDE).weighed
+        seconds = _cpu_seconds(lambda problem=problem: search(problem, WIDE), repeats)
+        figures[f"layouts_{name}"], figures[f"search_{name}_s"] = weighed, seconds
+        figures[f"layouts_per_s_{name}"] = weighed / seconds
+        targets[f"search_{name}_s"] = (seconds, 5.0, True)
+        _say(f"search {name}: {weighed:,} layouts in {seconds:.3f} s, {weighed / seconds:,.0f} a second")
+    targets["layouts_per_s"] = (min(figures[f"layouts_per_s_{name}"] for name in problems), 1e6, False)
+    figures["calculons_gpt3_space_s"] = CALCULONS_SPACE / figures["layouts_per_s_gpt3_4096"]
+    targets["calculons_gpt3_space_s"] = (figures["calculons_gpt3_space_s"], 5.0, True)
 
 
 def _cpu_seconds(work: Callable[[], Any], repeats: int) -> float:

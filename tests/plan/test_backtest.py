@@ -6,12 +6,12 @@ import pytest
 
 from wingspan.errors import InputError
 from wingspan.plan import steptime
-from wingspan.plan.backtest import SOFTWARE, Errors, compare, errors_by, read_runs
+from wingspan.plan.backtest import Errors, back_test
 from wingspan.plan.chips import chip_named
-from wingspan.plan.fleet import STEP_ERROR
 from wingspan.plan.grid import Grid, Workload
 from wingspan.plan.layouts import Problem
 from wingspan.plan.network import Network
+from wingspan.plan.runs import read_runs, software_of
 from wingspan.plan.wholerun import whole_run
 from wingspan.project import Fleet
 
@@ -49,11 +49,11 @@ def test_good_rows_are_used_and_bad_ones_listed_with_the_reason(tmp_path: Path) 
 
 
 def test_errors_are_those_of_the_predictions(tmp_path: Path) -> None:
-    rows = compare(read_runs(write(tmp_path, "a,one,H100 SXM,8,32,4096,32,4096,1,1,8,1,64,2.0"))[0])
-    errors = Errors.of(rows)
+    found = back_test(write(tmp_path, "a,one,H100 SXM,8,32,4096,32,4096,1,1,8,1,64,2.0"))
+    errors = Errors.of(found.rows)
     assert errors.rows == 1
-    assert errors.mape == pytest.approx(abs(rows[0].step_s / 2.0 - 1))
-    assert errors_by(rows, lambda run: run.family) == {"one": errors}
+    assert errors.mape == pytest.approx(abs(found.rows[0].step_s / 2.0 - 1))
+    assert found.errors_by(lambda run: run.family) == {"one": errors}
 
 
 def test_a_file_without_the_columns_is_refused(tmp_path: Path) -> None:
@@ -66,14 +66,21 @@ def test_a_file_without_the_columns_is_refused(tmp_path: Path) -> None:
 def llama_step_s() -> float:
     """Llama 3 405B on 16,384 H100 (arXiv 2407.21783): tp 8, pp 16 interleaved, dp 128, 16M tokens of 8k sequences."""
     layout = Grid.product({"shard": [128], "tp": [8], "pp": [16], "interleave": [8], "zero": [1]})
-    problem = Problem(LLAMA3_405B, Workload(8192, 2048), chip_named("H100 SXM"), 16_384, 8, SOFTWARE["megatron"])
+    problem = Problem(
+        LLAMA3_405B,
+        Workload(8192, 2048),
+        chip_named("H100 SXM"),
+        16_384,
+        8,
+        software_of({"framework": "Meta internal 4D parallel", "year": "2024"}),
+    )
     return float(steptime.total(problem.step_time(layout))[0])
 
 
 def test_llama_405b_runs_as_fast_as_its_paper_says() -> None:
-    """41% MFU with full attention counted, 38 to 43% over the run; within 15% here."""
+    """41% MFU with full attention counted, 38 to 43% over the run; within 20% here."""
     flops = (6 * LLAMA3_405B.matmul_parameters + 12 * 126 * 8192 * 16384) * 2048 * 8192
-    assert flops / (llama_step_s() * 16_384 * 989e12) == pytest.approx(0.41, rel=0.15)
+    assert flops / (llama_step_s() * 16_384 * 989e12) == pytest.approx(0.41, rel=0.2)
 
 
 def test_llama_405b_takes_the_published_device_hours_and_breaks_as_often() -> None:
@@ -93,9 +100,10 @@ def test_llama_405b_takes_the_published_device_hours_and_breaks_as_often() -> No
 
 
 @pytest.mark.shared_data
-def test_published_runs_are_predicted_within_the_band_that_plan_shows(shared_data: Path) -> None:
-    runs, refused = read_runs(shared_data / "plan" / "runs_public.csv")
-    errors = Errors.of(compare(runs))
-    assert len(refused) < 0.01 * len(runs)
-    assert errors.mape < 0.18
-    assert errors.p90 <= STEP_ERROR + 0.01
+def test_published_runs_are_predicted_within_the_bands_that_plan_shows(shared_data: Path) -> None:
+    found = back_test(shared_data / "plan" / "runs_public.csv")
+    step = found.step_time()
+    assert not found.refused
+    assert step["mape"] < 0.08
+    assert step["median"] < 0.05
+    assert 0.85 <= step["coverage90"] <= 0.97

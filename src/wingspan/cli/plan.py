@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -71,22 +70,14 @@ def explain(
 
     Example: wingspan plan explain goodput examples/frontier
     """
-    from wingspan.cli.perform import perform
     from wingspan.console import output, print_json
-    from wingspan.model.shape import shape_of
-    from wingspan.plan.machine import Measurement
-    from wingspan.plan.stage import decide_layout, explainer
+    from wingspan.plan.stage import explain_run
     from wingspan.plan.terminal import render_derivation, render_names
-    from wingspan.workspace import lock, open_run
+    from wingspan.workspace import find_run
 
     if name is not None and project == Path(".") and (only := Path(name)).exists():  # `plan explain PROJECT`: its names
         name, project = None, only
-    run = open_run(project, overrides or (), runs)
-    with lock(run, "wingspan plan"):
-        perform(run, "plan", force=False, quiet=True)
-    plan: dict[str, Any] = json.loads((run.stage("plan") / "plan.json").read_text(encoding="utf-8"))
-    layout, choice = decide_layout(run.project, shape_of(run.project.model))
-    explaining = explainer(run.project, run.base, Measurement(**plan["machine"]), layout, choice)
+    explaining = explain_run(find_run(project, overrides or (), runs))
     if name is None:
         return print_json(explaining.figures) if json_ else output.print(render_names(explaining.figures))
     derivation = explaining.explain(name)
@@ -111,3 +102,40 @@ def layouts(
 
     found = rivals(load_project(project, overrides or ()), wide=wide)
     print_json(found) if json_ else output.print(render(found))
+
+
+@command(app.plan, "backtest")
+def backtest(
+    file: Annotated[Path, typer.Argument(metavar="RUNS.csv", help="Measured runs; docs/plan.md names the columns.")],
+    leave_out: Annotated[
+        str | None, typer.Option("--leave-out", metavar="KIND", help="Fit on the rest first: family, device or scale.")
+    ] = None,
+    calibrate_: Annotated[
+        Path | None, typer.Option("--calibrate", metavar="FILE", help="Write what these runs teach, for plan to use.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", metavar="FILE", help="Start from this, or from 'none'.")
+    ] = None,
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """How wrong is the planner on runs that somebody measured? And what do they teach it?
+
+    Example: wingspan plan backtest mine.csv --calibrate mine.json
+    """
+    from wingspan.console import output, print_json
+    from wingspan.plan.backtest import back_test, calibrate, leave_out_named
+    from wingspan.plan.backtest_tables import render_backtest
+    from wingspan.plan.calibration import named, write_calibration
+    from wingspan.plan.runs import columns_of, read_runs
+    from wingspan.plan.wholeruns import backtest_whole_runs, is_whole_runs, render_whole_runs
+
+    if is_whole_runs(columns_of(file)):
+        found = backtest_whole_runs(file)
+        return print_json(found) if json_ else output.print(render_whole_runs(found))
+    base = named(calibration)
+    if calibrate_ is not None:
+        base = calibrate(read_runs(file)[0], base)
+        write_calibration(calibrate_, base)
+    report = back_test(file, base, leave_out_named(leave_out)).as_json()
+    print_json(report) if json_ else output.print(render_backtest(report))

@@ -28,6 +28,8 @@ class Chip:
     vendor: str = ""
     year: int | None = None
     kind: str = "gpu"
+    architecture: str = ""  # chips of one architecture share corrections of their kernels
+    fp4: int | None = None  # 1 where matrices also run in 4 bits, at twice the 8-bit rate
     bf16_tflops: float | None = None
     fp8_tflops: float | None = None
     matmul_bf16_tflops: float | None = None  # best measured matrix multiplication
@@ -125,3 +127,11 @@ def share_of_machine(machine: Chip, ranks: int) -> Chip:
     """What each of several ranks on this machine has of its memory, its rates and its exchange."""
     names = ("bf16_tflops", "matmul_bf16_tflops", "memory_gb", "memory_gb_s", "domain_gb_s", "network_gb_s")
     return replace(machine, **{name: getattr(machine, name) / ranks for name in names})
+
+
+def half_of(chip: Chip) -> Chip:
+    """One of the two cores that a chip shows itself as."""
+    names = ("bf16_tflops", "fp8_tflops", "matmul_bf16_tflops", "memory_gb", "memory_gb_s", "domain_gb_s", "network_gb_s")
+    halves = {name: value / 2 for name in names if (value := getattr(chip, name)) is not None}
+    units = chip.compute_units and chip.compute_units // 2
+    return replace(chip, **halves, compute_units=units, domain_devices=chip.domain_devices and 2 * chip.domain_devices)

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 RECOMPUTE = ("none", "selective", "full")
-PRECISION = ("bf16", "fp32", "fp8")
+PRECISION = ("bf16", "fp32", "fp8", "fp4")
 SCHEDULES = ("1f1b", "zero_bubble", "zbv", "v_half", "v_min")  # of a pipeline; 1f1b may be interleaved
 
 
@@ -52,11 +52,9 @@ class Software:
 
     name: str
     flash: bool = True  # attention keeps no score matrix and skips the masked half
-    traffic: float = 1.6  # bytes moved by elementwise work / bytes that fully fused kernels move
-    tp_overlap: float = 0.0  # share of tensor-parallel communication hidden behind matrix multiplications
-    dp_overlap: float = 0.85  # the same for gathers and scatters of parameters and gradients
     gradient_bytes: float = 4.0  # per gradient on the network: reduced in fp32, or in bf16
     accounting: Accounting = MEGATRON  # what its ranks hold
+    generation: tuple[str, str, str, str] = ("fsdp", "", "", "")  # style, framework, its year, its release
 
 
 WINGSPAN = Software("wingspan: FSDP2 and DTensor, eager", accounting=accounting.WINGSPAN)

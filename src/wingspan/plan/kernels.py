@@ -1,7 +1,6 @@
-"""How long one operation takes on a chip: a matrix multiplication, a pass over memory, a collective.
+"""How long one operation takes on a chip: a matrix multiplication, a collective.
 
-Constants belong to a kind of device or network; none belongs to a model or a run. They were set on the
-measured curves that docs/plan.md names.
+Everything broadcasts: fields may be numbers, or arrays of one value per layout or per measured run.
 """
 
 from __future__ import annotations
@@ -10,123 +9,106 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wingspan.plan.chips import Chip
+from wingspan.plan.calibration import Constants
 from wingspan.plan.grid import Array, Grid
+from wingspan.plan.sizes import Hardware, Number
 
-_TILE = 128 * 256  # output elements of one matrix-multiplication tile (cuBLAS, CUTLASS)
-_WAVE_HALF = 0.45  # waves at which quantisation costs half; A100 fp16 and H100 fp8 curves alone give 0.3
-_BEST_MATMUL = {"gpu": 0.80, "tpu": 0.85, "asic": 0.75, "cpu": 1.0}  # of peak, where no best was measured
-_SUSTAINED = {"gpu": 0.79, "tpu": 0.95, "asic": 0.45, "cpu": 0.84}  # of the best, by all devices for hours
-_STREAM = 0.92  # of peak memory bandwidth that copies reach: A100 0.81 to 0.88, H100 0.87 to 0.95
-_GAP_S = {"gpu": 8e-6, "tpu": 4e-6, "asic": 8e-6, "cpu": 3e-5}  # between kernels: launch, and ramp up and down
-_LARGEST_NODE = 16  # devices; domains beyond it are racks and pods
-_LINK = 0.85  # of a link's rate that collectives reach: A100 0.77, H100 above 1 with in-switch reduction
-_NETWORK = 0.85  # of the network cards' rate that collectives between nodes reach
-_HOP_S = 4e-6  # one step of a ring inside a domain
-_NETWORK_HOP_S = 3e-6  # one more node in a ring between domains
-_START_S = 12e-6  # a collective's launch and its synchronisation
+_ROWS = _COLUMNS = 128  # of a matrix-multiplication tile (cuBLAS, CUTLASS); two of them share a compute unit
+_ALIGNED = 64  # elements: 128 bytes of 16-bit values, a line of memory
+_FP32, _FP8, _FP4 = 1, 2, 3  # indices into grid.PRECISION
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a chip sustains: FLOP/s per layout (by precision), bytes/s, and the gap between kernels."""
+    """What a chip sustains with some software: FLOP/s per layout (by precision), bytes/s, units of tiles."""
 
-    attention: Array  # dense peak of the precision attention runs in, FLOP/s: never below 16 bits
-    matmul: Array  # best sustained, FLOP/s
-    memory: float  # bytes/s
-    units: float  # tiles worked on at once; 0 where the device has no fixed number
-    gap: float  # seconds
+    attention: Array  # peak of the precision attention runs in, FLOP/s: never below 16 bits
+    matmul: Array
+    memory: Number
+    units: Number
 
 
-def rates_of(chip: Chip, grid: Grid) -> Rates:
-    """The rates of a chip at the precision of each layout; fp32 runs at half of bf16 (TF32, AVX-512)."""
-    assert chip.bf16_tflops is not None
-    assert chip.memory_gb_s is not None
-    bf16 = chip.bf16_tflops * 1e12
-    fp8 = (chip.fp8_tflops or chip.bf16_tflops) * 1e12
-    fp32 = bf16 / 2
-    peak = np.choose(grid.precision.astype(np.intp), [bf16, fp32, fp8])
-    best = chip.matmul_bf16_tflops / chip.bf16_tflops if chip.matmul_bf16_tflops else _BEST_MATMUL[chip.kind]
+def rates_of(hardware: Hardware, grid: Grid, c: Constants) -> Rates:
+    """The rates at the precision of each layout; fp32 runs at half of bf16 (TF32, AVX-512)."""
+    precision = grid.precision
+    half = np.where(precision == _FP32, hardware.bf16 / 2, hardware.bf16)
+    low = np.where(precision == _FP8, hardware.fp8 * c.fp8, half)
+    peak = np.where(precision == _FP4, hardware.fp4 * c.fp4, low)
     return Rates(
-        attention=np.minimum(peak, bf16),
-        matmul=peak * best * _SUSTAINED[chip.kind],
-        memory=chip.memory_gb_s * 1e9 * (_STREAM if chip.kind != "cpu" else 1.0),
-        units=float(chip.compute_units or 0),
-        gap=_GAP_S[chip.kind],
+        attention=half * c.speed,
+        matmul=peak * hardware.sustained * c.matmul * c.speed,
+        memory=hardware.memory * c.memory * c.speed,
+        units=hardware.units,
     )
 
 
-def matmul_time(rates: Rates, m: Array | float, n: Array | float, k: Array | float) -> Array:
-    """Seconds of an (m, k) x (k, n) multiplication: compute with wave quantisation, or memory, whichever binds.
+def larger(a: Array, b: Number) -> Array:
+    """The larger of two times that overlap, rounded where they are close: (a^4 + b^4)^(1/4)."""
+    return np.sqrt(np.sqrt((a * a) ** 2 + (b * b) ** 2))
 
-    Efficiency is w / (w + 0.45) of the sustained best with w = m n / (tile x compute units), the number of
-    waves; a roofline (Williams et al. 2009) bounds thin ones.
+
+def matmul_time(rates: Rates, c: Constants, m: Number, n: Number, k: Number, groups: Number = 1.0) -> Array:
+    """Seconds of `groups` multiplications (m, k) x (k, n) launched as one: compute or memory, whichever binds.
+
+    Tiles are worked on in waves of as many as the chip has units, whole tiles only; a wave and an inner width
+    are lost at the ends. A roofline (Williams et al. 2009) bounds thin ones.
     """
-    waves = m * n / (_TILE * rates.units) if rates.units else np.inf
-    rate = rates.matmul * (1.0 if rates.units == 0 else waves / (waves + _WAVE_HALF))
-    compute = 2.0 * m * n * k / rate
-    moved = 2.0 * (m * k + k * n + m * n) / rates.memory
-    return np.maximum(compute, moved) + rates.gap
-
-
-def training_matmul_time(rates: Rates, m: Array | float, n: Array | float, k: Array | float) -> tuple[Array, Array]:
-    """Seconds forward and backward: the backward pass multiplies for the input and for the weight."""
-    backward = matmul_time(rates, m, k, n) + matmul_time(rates, k, n, m)
-    return matmul_time(rates, m, n, k), backward
+    waves = groups * np.ceil(m / _ROWS) * np.ceil(n / _COLUMNS) / (2.0 * rates.units)
+    wave = 4.0 * _ROWS * _COLUMNS * rates.units * (k + c.depth) / rates.matmul
+    crooked = (n % _ALIGNED != 0) | (k % _ALIGNED != 0)
+    compute = (waves + c.wave) * wave * np.where(crooked, c.misaligned, 1.0)
+    moved = 2.0 * groups * (m * k + k * n + m * n) / rates.memory
+    return larger(compute, moved) + c.gap
 
 
 @dataclass(frozen=True)
 class Group:
-    """One process group of every layout: its size and the bytes/s each of its ranks gets."""
+    """One process group of every layout: its size, the ranks of one domain, and what each rank gets."""
 
     size: Array
-    bandwidth: Array
-    hops: Array  # seconds of latency of one ring
+    inside: Array
+    bandwidth: Array  # bytes/s of a ring
+    link: Number  # bytes/s inside a domain
+    card: Number  # bytes/s between domains
+    latency: Array  # seconds of one ring
+    start: Number  # seconds to start any exchange
 
 
-def group_of(chip: Chip, size: Array, stride: Array, devices_per_node: int) -> Group:
+def group_of(hardware: Hardware, c: Constants, size: Array, stride: Array | float) -> Group:
     """The group of `size` ranks that lie `stride` apart, on the networks it spans.
 
     Inside a domain the fast links bind. Beyond, a ring leaves each domain through the network cards of all
     members that the group has there (rail-optimised rings of NCCL).
     """
-    domain = fast_domain(chip, devices_per_node)
-    inside = np.clip(np.floor(domain / stride), 1.0, size)
-    fast = _known(chip.domain_gb_s) * 1e9 * _LINK
-    card = _known(chip.network_gb_s) * 1e9 * _NETWORK
+    inside = np.clip(np.floor(hardware.domain / stride), 1.0, size)
+    link, card = hardware.link * c.link / c.comm, hardware.card * c.network / c.comm
     crosses = size > inside
-    bandwidth = np.where(crosses, np.minimum(fast, inside * card), fast)
-    hops = _HOP_S * (inside - 1) + np.where(crosses, _NETWORK_HOP_S * size / inside, 0.0)
-    return Group(size, bandwidth, hops)
+    hops = c.hop * (inside - 1) + np.where(crosses, c.network_hop * size / inside, 0.0)
+    return Group(
+        size=size,
+        inside=inside,
+        bandwidth=np.where(crosses, np.minimum(link, inside * card), link),
+        link=link,
+        card=card,
+        latency=(hops + c.start) * c.comm,
+        start=c.start * c.comm,
+    )
 
 
-def _known(rate: float | None) -> float:
-    """A link's rate; one that no source states makes whatever crosses the link last for ever."""
-    return rate if rate is not None else 1e-9
-
-
-def fast_domain(chip: Chip, devices_per_node: int) -> int:
-    """Devices that the fast links connect: those of a node, or of a rack or pod where the links leave the node."""
-    known = chip.domain_devices or devices_per_node
-    return known if known > _LARGEST_NODE else min(known, devices_per_node)
-
-
-def gather_time(group: Group, whole: Array | float) -> Array:
+def gather_time(group: Group, whole: Number) -> Array:
     """Seconds of an all-gather to, or a reduce-scatter from, `whole` bytes: (n - 1)/n of them per rank, in a ring."""
-    busy = whole * (group.size - 1) / group.size / group.bandwidth + group.hops + _START_S
+    busy = whole * (group.size - 1) / group.size / group.bandwidth + group.latency
     return np.where(group.size > 1, busy, 0.0)
 
 
-def all_reduce_time(group: Group, whole: Array | float) -> Array:
-    """Seconds of an all-reduce: a reduce-scatter and an all-gather."""
-    return 2.0 * gather_time(group, whole)
+def all_to_all_time(group: Group, sent: Number) -> Array:
+    """Seconds to exchange `sent` bytes per rank with all others: links inside and the rank's own card beyond."""
+    near = sent * (group.inside - 1) / group.size / group.link
+    far = sent * (group.size - group.inside) / group.size / group.card
+    return np.where(group.size > 1, np.maximum(near, far) + group.start, 0.0)
 
 
-def all_to_all_time(group: Group, sent: Array | float) -> Array:
-    """Seconds to exchange `sent` bytes per rank with all others of the group."""
-    return gather_time(group, sent)
-
-
-def send_time(group: Group, message: Array | float) -> Array:
+def send_time(group: Group, message: Number) -> Array:
     """Seconds to send `message` bytes to the next rank of a group."""
-    return np.where(group.size > 1, message / group.bandwidth + _START_S, 0.0)
+    busy = message / np.where(group.inside > 1, group.link, group.card) + group.start
+    return np.where(group.size > 1, busy, 0.0)

@@ -15,8 +15,8 @@ import numpy as np
 from wingspan.figures import predicted
 from wingspan.plan.chips import Chip
 from wingspan.plan.grid import Array
-from wingspan.plan.kernels import fast_domain
 from wingspan.plan.network import Network
+from wingspan.plan.sizes import fast_domain
 from wingspan.project import Traffic
 
 # Fitted to 36 measurements of TensorRT-LLM on H100 (Llama 3 8B, 70B, 405B, Qwen3 235B in fp8; mean error 12%) and held

@@ -10,25 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wingspan.plan import exchange
+from wingspan.plan.calibration import Calibration, Constants, groups_of, shipped
 from wingspan.plan.chips import Chip
-from wingspan.plan.grid import Array, Grid, Software, Workload, added
-from wingspan.plan.kernels import (
-    Rates,
-    all_reduce_time,
-    all_to_all_time,
-    gather_time,
-    group_of,
-    rates_of,
-    send_time,
-    training_matmul_time,
-)
+from wingspan.plan.grid import SCHEDULES, Array, Grid, Software, Workload, added
+from wingspan.plan.kernels import Rates, larger, matmul_time, rates_of
 from wingspan.plan.network import Network
+from wingspan.plan.sizes import Habits, Hardware, Number, Sizes, habits_of, hardware_of, sizes_of
 
 ITEMS = (
     "matmul",
     "attention",
     "elementwise",
     "recompute",
+    "launch",
     "tensor_parallel",
     "context_parallel",
     "expert_parallel",
@@ -40,16 +35,9 @@ ITEMS = (
     "stragglers",
 )
 
-_FLASH_FORWARD, _FLASH_BACKWARD = 0.37, 0.34  # of peak; alone on a device FlashAttention 2 and 3 reach 0.33 to 0.7
-_SMALL_HEAD = 0.85  # of that below a head dimension of 128
-_UNFUSED_ATTENTION = 0.5  # of peak: batched multiplications with a score matrix
-_SCORE_TRAFFIC = 30  # bytes per score, forward and backward, of fused softmax and dropout kernels
-_NORM_WORDS, _ROTARY_WORDS, _GATE_WORDS = 13, 2, 3  # values of width h, of q and k, of f moved per token forward
-_LOGIT_TRAFFIC = 26  # bytes per logit: written, read as fp32, softmax, gradient, read twice
-_OPTIMIZER_TRAFFIC = 32  # bytes per parameter: read p, g, m, v; write p, m, v; read g for the norm
-_MISHIDDEN = 0.10  # of a once-a-step exchange that no backward pass is left to hide
-_SIGMA = 0.005  # spread of device speeds; the step waits for the slowest of all
 _FULL, _SELECTIVE = 2, 1
+_ROTARY_WORDS = 2  # values of q and k moved per token forward
+_ZERO_BUBBLE = 1 / 3  # of a 1F1B bubble that zero-bubble schedules leave (Qi et al. 2023)
 
 
 @dataclass(frozen=True)
@@ -67,47 +55,64 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.forward + other.forward, self.backward + other.backward)
 
-    def __mul__(self, times: Array | float) -> Cost:
+    def __mul__(self, times: Number) -> Cost:
         return Cost(self.forward * times, self.backward * times)
 
 
 def step_time(
-    network: Network, grid: Grid, workload: Workload, chip: Chip, devices_per_node: int, software: Software
+    network: Network,
+    grid: Grid,
+    workload: Workload,
+    chip: Chip,
+    devices_per_node: int,
+    software: Software,
+    calibration: Calibration | None = None,
 ) -> dict[str, Array]:
     """Seconds per item for every layout."""
-    rates = rates_of(chip, grid)
-    m = grid.micro_batches(workload)
-    tokens = grid.micro_batch * workload.sequence / grid.cp
-    layers = np.ceil(network.layers / grid.pp)
-    matmul = _block_matmuls(network, grid, tokens, rates)
-    attention = _attention(network, grid, tokens, workload, rates, software)
-    elementwise = _elementwise(network, grid, tokens, rates, software)
-    again = _recomputed(grid, matmul, attention, elementwise)
-    head_matmul, head_traffic = _head(network, grid, tokens, rates)
-    head = np.where(layers * grid.pp > network.layers, 0.0, 1.0)  # a last stage with a layer to spare hides it
+    constants = (calibration or shipped()).constants(groups_of(chip, software))
+    hardware = hardware_of(chip, devices_per_node)
+    return step_items(sizes_of(network, workload), grid, hardware, habits_of(software), constants)
 
-    tp = _tensor_parallel(network, grid, tokens, chip, devices_per_node) * (1 - software.tp_overlap)
-    cp = _context_parallel(network, grid, tokens, attention, chip, devices_per_node)
-    ep = _expert_parallel(network, grid, tokens, chip, devices_per_node)
-    block = (matmul + attention + elementwise).both + again + tp + cp + ep
-    shard, sync = _data_parallel(network, grid, m, layers, block, chip, devices_per_node, software)
+
+def step_items(sizes: Sizes, grid: Grid, hardware: Hardware, habits: Habits, c: Constants) -> dict[str, Array]:
+    """The same from plain numbers, any of which may be arrays."""
+    rates = rates_of(hardware, grid, c)
+    m = sizes.global_batch / (grid.data_parallel * grid.micro_batch)
+    tokens = grid.micro_batch * sizes.sequence / grid.cp
+    matmul = _block_matmuls(sizes, grid, tokens, rates, c)
+    attention = _attention(sizes, grid, tokens, rates, habits, c)
+    elementwise = _elementwise(sizes, grid, tokens, rates, habits, c)
+    again = _recomputed(grid, matmul, attention, elementwise, habits, c)
+    head = _head(sizes, grid, tokens, rates, c)
+    work = (matmul + attention + elementwise).both + again
+
+    tp = exchange.tensor_parallel(sizes, grid, tokens, hardware, c)
+    cp = exchange.context_parallel(sizes, grid, tokens, attention.both, hardware, c)
+    ep = exchange.expert_parallel(sizes, grid, tokens, hardware, c)
+    send = exchange.pipeline_send(sizes, grid, tokens, hardware, c)
+    busy = work + tp + cp + ep
+    waits = _waits_for_launches(sizes, grid, busy, c)
+    block = busy + waits
+    layers, tail = _slowest_stage(sizes, grid, block, head.both)
+    shard, sync = exchange.data_parallel(sizes, grid, m, layers, block, hardware, habits, c)
     items = {
-        "matmul": m * (layers * matmul.both + head * head_matmul),
+        "matmul": m * layers * matmul.both,
         "attention": m * layers * attention.both,
-        "elementwise": m * (layers * elementwise.both + head * head_traffic),
+        "elementwise": m * (layers * elementwise.both + tail),
         "recompute": m * layers * again,
+        "launch": m * layers * waits + c.step,
         "tensor_parallel": m * layers * tp,
         "context_parallel": m * layers * cp,
         "expert_parallel": m * layers * ep,
         "shard_exchange": shard,
         "gradient_sync": sync,
-        "pipeline_send": _pipeline_send(network, grid, tokens, m, chip, devices_per_node),
-        "pipeline_bubble": bubble_fraction(grid, m) * m * layers * block,
-        "optimizer": _optimizer(network, grid, layers, rates),
+        "pipeline_send": send * (m * grid.interleave + grid.pp - 1),
+        "pipeline_bubble": c.bubble * bubble_fraction(grid, m) * m * layers * block,
+        "optimizer": _optimizer(sizes, grid, layers, rates, c),
     }
     so_far = added(items.values())
-    items["stragglers"] = so_far * straggling(grid.devices)
-    return items
+    items["stragglers"] = so_far * straggling(grid.devices, c.straggle)
+    return {name: seconds * c.scale for name, seconds in items.items()}
 
 
 def total(items: dict[str, Array]) -> Array:
@@ -116,13 +121,15 @@ def total(items: dict[str, Array]) -> Array:
 
 
 def bubble_fraction(grid: Grid, micro_batches: Array) -> Array:
-    """Idle time of interleaved 1F1B over its work: (p - 1) / (m v) (Narayanan et al. 2021)."""
-    return (grid.pp - 1) / (micro_batches * grid.interleave)
+    """Idle time over work: (p - 1) / (m v) of interleaved 1F1B (Narayanan et al. 2021), a third without bubbles."""
+    fills = (grid.schedule == SCHEDULES.index("zero_bubble")) | (grid.schedule == SCHEDULES.index("zbv"))
+    left = np.where(fills, _ZERO_BUBBLE, 1.0)
+    return left * (grid.pp - 1) / (micro_batches * grid.interleave)
 
 
-def straggling(devices: Array) -> Array:
+def straggling(devices: Array, sigma: Number = 0.006) -> Array:
     """How much later the slowest of n devices is than the mean: sigma sqrt(2 ln n), the normal maximum."""
-    slowest: Array = _SIGMA * np.sqrt(2 * np.log(np.maximum(devices, 1.0)))
+    slowest: Array = sigma * np.sqrt(2 * np.log(np.maximum(devices, 1.0)))
     return slowest
 
 
@@ -133,162 +140,117 @@ def hardware_flops(network: Network, grid: Grid, workload: Workload) -> Array:
     return step + np.where(grid.recompute == _FULL, blocks / 3, 0.0)
 
 
-def _block_matmuls(network: Network, grid: Grid, tokens: Array, rates: Rates) -> Cost:
+def _cost(rates: Rates, c: Constants, m: Number, n: Number, k: Number, groups: Number = 1.0) -> Cost:
+    """A multiplication forward, and backward the two for its input and its weight."""
+    backward = matmul_time(rates, c, m, k, n, groups) + matmul_time(rates, c, k, n, m, groups)
+    return Cost(matmul_time(rates, c, m, n, k, groups), backward)
+
+
+def _block_matmuls(sizes: Sizes, grid: Grid, tokens: Array, rates: Rates, c: Constants) -> Cost:
     """The multiplications of an average layer for one micro-batch."""
-    h, d, tp = network.hidden, network.head_dim, grid.tp
-    width = 2 if network.gated else 1
-    attention = _cost(rates, tokens, d * (network.heads + 2 * network.kv_heads) / tp, h) + _cost(
-        rates, tokens, h, d * network.heads / tp
+    h, tp = sizes.hidden, grid.tp
+    out = _cost(rates, c, tokens, h, sizes.attended / tp)
+    read = _cost(rates, c, tokens, np.maximum(sizes.qkv / tp, 1.0), h) * np.where(sizes.qkv > 0, 1.0, 0.0)
+    if np.any(sizes.kv_rank):
+        read = read + _latent(sizes, grid, tokens, rates, c) * np.where(sizes.kv_rank > 0, 1.0, 0.0)
+    dense = _cost(rates, c, tokens, sizes.width * sizes.ffn / tp, h) + _cost(rates, c, tokens, h, sizes.ffn / tp)
+    if np.any(sizes.moe):
+        return read + out + dense * (1 - sizes.moe) + _experts(sizes, grid, tokens, rates, c) * sizes.moe
+    return read + out + dense
+
+
+def _latent(sizes: Sizes, grid: Grid, tokens: Array, rates: Rates, c: Constants) -> Cost:
+    """Latent attention: down to the latents, and up to queries, keys and values (DeepSeek-V2)."""
+    down = _cost(rates, c, tokens, np.maximum(sizes.latents, 1.0), sizes.hidden)
+    queries = _cost(rates, c, tokens, np.maximum(sizes.from_q / grid.tp, 1.0), np.maximum(sizes.q_rank, 1.0))
+    return (
+        down
+        + queries
+        + _cost(rates, c, tokens, np.maximum(sizes.from_kv / grid.tp, 1.0), np.maximum(sizes.kv_rank, 1.0))
     )
-    moe = network.moe_layers / network.layers
-    mlp = Cost(np.zeros(len(grid)), np.zeros(len(grid)))
-    if moe < 1:
-        dense = _cost(rates, tokens, width * network.ffn / tp, h) + _cost(rates, tokens, h, network.ffn / tp)
-        mlp = mlp + dense * (1 - moe)
-    if moe > 0:
-        mlp = mlp + _experts(network, grid, tokens, rates) * moe
-    return attention + mlp
 
 
-def _cost(rates: Rates, m: Array, n: Array | float, k: Array | float) -> Cost:
-    return Cost(*training_matmul_time(rates, m, n, k))
+def _experts(sizes: Sizes, grid: Grid, tokens: Array, rates: Rates, c: Constants) -> Cost:
+    """The experts of one rank: tokens x top-k x ep / experts go through each.
+
+    With expert parallelism an expert is whole and a tensor-parallel rank brings its share of the tokens.
+    """
+    h = sizes.hidden
+    whole = grid.ep > 1
+    local = np.maximum(sizes.experts / grid.ep, 1.0)
+    inner = np.maximum(sizes.expert_ffn, 1.0) / np.where(whole, 1.0, grid.tp)
+    each = np.maximum(tokens * sizes.top / local / np.where(whole, grid.tp, 1.0), 1.0)
+    up, down = _cost(rates, c, each, sizes.width * inner, h, local), _cost(rates, c, each, h, inner, local)
+    router = _cost(rates, c, tokens / grid.tp, sizes.experts, h)
+    shared = np.maximum(sizes.shared, 1.0) / grid.tp
+    always = _cost(rates, c, tokens, sizes.width * shared, h) + _cost(rates, c, tokens, h, shared)
+    return (up + down) * c.grouped + router + always * np.where(sizes.shared > 0, 1.0, 0.0)
 
 
-def _experts(network: Network, grid: Grid, tokens: Array, rates: Rates) -> Cost:
-    """The experts of one rank, evenly loaded: tokens x top-k x ep / experts go through each."""
-    width = 2 if network.gated else 1
-    inner = network.expert_ffn / grid.tp
-    local = network.experts / grid.ep
-    each = tokens * network.experts_per_token / local
-    routed = (_cost(rates, each, width * inner, network.hidden) + _cost(rates, each, network.hidden, inner)) * local
-    router = _cost(rates, tokens, float(network.experts), network.hidden)
-    if not network.shared_experts:
-        return routed + router
-    shared = network.shared_experts * inner
-    both = _cost(rates, tokens, width * shared, network.hidden) + _cost(rates, tokens, network.hidden, shared)
-    return routed + router + both
-
-
-def _attention(
-    network: Network, grid: Grid, tokens: Array, workload: Workload, rates: Rates, software: Software
-) -> Cost:
+def _attention(sizes: Sizes, grid: Grid, tokens: Array, rates: Rates, habits: Habits, c: Constants) -> Cost:
     """Scores and their use, of one layer and micro-batch: 4 s a d FLOPs per token forward, half where causal.
 
     The backward pass of flash attention makes 2.5 times the forward FLOPs, as it computes the scores again
-    (Dao 2023).
+    (Dao 2023). Without flash attention a score matrix is written and read, and nothing is skipped.
     """
-    flops = tokens * 4.0 * workload.sequence * network.heads * network.head_dim / grid.tp
-    if software.flash:
-        small = 1.0 if network.head_dim >= 128 else _SMALL_HEAD
-        forward = flops / 2 / (rates.attention * _FLASH_FORWARD * small)
-        backward = 2.5 * flops / 2 / (rates.attention * _FLASH_BACKWARD * small)
-        return Cost(forward + rates.gap, backward + rates.gap)
-    scores = tokens * workload.sequence * network.heads / grid.tp
-    traffic = _SCORE_TRAFFIC * scores / rates.memory
-    work = flops / (rates.attention * _UNFUSED_ATTENTION)
-    return Cost(work + traffic / 3, 2 * work + 2 * traffic / 3)
-
-
-def _elementwise(network: Network, grid: Grid, tokens: Array, rates: Rates, software: Software) -> Cost:
-    """Norms, residuals, rotary embedding and gates: bytes over bandwidth; twice as many backward."""
-    moe = (network.experts_per_token + network.shared_experts) * network.expert_ffn
-    inner = (network.moe_layers * moe + (network.layers - network.moe_layers) * network.ffn) / network.layers
-    words = (
-        _NORM_WORDS * network.hidden
-        + _ROTARY_WORDS * (network.heads + network.kv_heads) * network.head_dim
-        + _GATE_WORDS * inner
+    flops = tokens * 4.0 * sizes.sequence * sizes.scores / grid.tp
+    small = np.where(sizes.head_dim >= 128, 1.0, c.small_head)
+    half = flops / 2 / (rates.attention * c.attention) * small
+    flash = Cost(half + c.gap, 2.5 * half * c.backward + c.gap)
+    if np.all(habits.flash):
+        return flash
+    traffic = c.scores * tokens * sizes.sequence * sizes.heads / grid.tp / rates.memory
+    crooked = np.where(sizes.head_dim % 8 != 0, 2 * c.misaligned - 1, 1.0)
+    work = flops / (rates.attention * c.unfused) * crooked
+    plain = Cost(work + traffic / 3, 2 * work + 2 * traffic / 3)
+    return Cost(
+        np.where(habits.flash, flash.forward, plain.forward), np.where(habits.flash, flash.backward, plain.backward)
     )
-    word = np.where(grid.precision == 1, 4.0, 2.0)
-    forward = software.traffic * word * words * tokens / grid.tp / rates.memory
+
+
+def _elementwise(sizes: Sizes, grid: Grid, tokens: Array, rates: Rates, habits: Habits, c: Constants) -> Cost:
+    """Norms, residuals, rotary embedding, gates, routing and casts: bytes over bandwidth; twice as many backward."""
+    h, tp = sizes.hidden, grid.tp
+    words = c.norm * h / np.where(habits.sequence_parallel, tp, 1.0)
+    words = words + (_ROTARY_WORDS * sizes.rotated + c.gate * sizes.mlp + c.permute * sizes.moe * sizes.top * h) / tp
+    moved = c.traffic * np.where(grid.precision == 1, 4.0, 2.0) * words
+    cast = np.where(grid.precision >= 2, c.cast * (2 * h + sizes.mlp / tp), 0.0)
+    forward = (moved + cast) * tokens / rates.memory
     return Cost(forward, 2 * forward)
 
 
-def _recomputed(grid: Grid, matmul: Cost, attention: Cost, elementwise: Cost) -> Array:
+def _recomputed(grid: Grid, matmul: Cost, attention: Cost, elementwise: Cost, habits: Habits, c: Constants) -> Array:
     """Forward work done again in the backward pass, per layer and micro-batch."""
     everything = matmul.forward + attention.forward + elementwise.forward
-    return np.select([grid.recompute == _FULL, grid.recompute == _SELECTIVE], [everything, elementwise.forward], 0.0)
+    some = np.where(habits.flash, elementwise.forward + c.selective * everything, attention.forward)
+    return np.where(grid.recompute == _FULL, everything, np.where(grid.recompute == _SELECTIVE, some, 0.0))
 
 
-def _head(network: Network, grid: Grid, tokens: Array, rates: Rates) -> tuple[Array, Array]:
+def _waits_for_launches(sizes: Sizes, grid: Grid, busy: Array, c: Constants) -> Array:
+    """Seconds by which launching a layer's kernels lasts longer than they do: what small models wait for."""
+    experts = 1.0 + sizes.moe * (c.host_moe + c.host_expert * np.maximum(sizes.experts / grid.ep, 1.0))
+    host = c.host * experts * np.where(grid.recompute == _FULL, 4 / 3, 1.0)
+    return np.sqrt(larger(busy * busy, host * host)) - busy
+
+
+def _slowest_stage(sizes: Sizes, grid: Grid, block: Array, head: Array) -> tuple[Array, Array]:
+    """Layers of a full pipeline stage, and how much longer the last one takes with the head and what is left."""
+    chunks = grid.pp * grid.interleave
+    layers = np.ceil(sizes.layers / chunks) * grid.interleave
+    layers = np.where(layers * (grid.pp - 1) >= sizes.layers, sizes.layers / grid.pp, layers)
+    last = sizes.layers - layers * (grid.pp - 1)
+    return layers, np.where(grid.pp > 1, np.maximum((last - layers) * block + head, 0.0), head)
+
+
+def _head(sizes: Sizes, grid: Grid, tokens: Array, rates: Rates, c: Constants) -> Cost:
     """Output matrix and loss of one micro-batch: multiplication, and passes over the logits."""
-    vocabulary = network.vocab / grid.tp
-    matmul = _cost(rates, tokens, vocabulary, network.hidden).both
-    return matmul, _LOGIT_TRAFFIC * tokens * vocabulary / rates.memory
+    vocabulary = sizes.vocab / grid.tp
+    traffic = c.logit * tokens * vocabulary / rates.memory
+    return _cost(rates, c, tokens, vocabulary, sizes.hidden) + Cost(traffic / 3, 2 * traffic / 3)
 
 
-def _tensor_parallel(network: Network, grid: Grid, tokens: Array, chip: Chip, devices_per_node: int) -> Array:
-    """Per layer and micro-batch, with sequence parallelism: two gathers and two scatters each way.
-
-    Full recomputation repeats the forward half (Korthikanti et al. 2022).
-    """
-    group = group_of(chip, grid.tp, np.ones(len(grid)), devices_per_node)
-    each = gather_time(group, 2.0 * tokens * network.hidden)
-    return each * np.where(grid.recompute == _FULL, 12.0, 8.0)
-
-
-def _context_parallel(
-    network: Network, grid: Grid, tokens: Array, attention: Cost, chip: Chip, devices_per_node: int
-) -> Array:
-    """Gather of keys and values (forward, again backward) and scatter of their gradients, behind attention."""
-    group = group_of(chip, grid.cp, grid.tp, devices_per_node)
-    whole = 2.0 * 2.0 * tokens * grid.cp * network.kv_heads * network.head_dim / grid.tp
-    return np.maximum(3.0 * gather_time(group, whole) - 0.5 * attention.both, 0.0)
-
-
-def _expert_parallel(network: Network, grid: Grid, tokens: Array, chip: Chip, devices_per_node: int) -> Array:
-    """Two exchanges of tokens x top-k vectors each way, not hidden."""
-    if not network.experts:
-        return np.zeros(len(grid))
-    group = group_of(chip, grid.ep, grid.tp * grid.cp, devices_per_node)
-    sent = 2.0 * tokens * network.experts_per_token * network.hidden / grid.tp
-    return 4.0 * all_to_all_time(group, sent) * network.moe_layers / network.layers
-
-
-def _data_parallel(
-    network: Network,
-    grid: Grid,
-    m: Array,
-    layers: Array,
-    block: Array,
-    chip: Chip,
-    devices_per_node: int,
-    software: Software,
-) -> tuple[Array, Array]:
-    """Exposed exchange of parameters within the shard ranks, and of gradients once a step.
-
-    Fully sharded ranks gather each block twice for every micro-batch, behind the computation of other
-    blocks, and scatter its gradient after the last. A pipeline stage, and ranks that shard only the
-    optimizer, gather once a step.
-    """
-    shards = group_of(chip, grid.shard * grid.cp, grid.tp, devices_per_node)
-    replicas = group_of(chip, grid.replicate, grid.tp * grid.cp * grid.shard, devices_per_node)
-    parameters = (network.dense_parameters + network.expert_parameters / grid.ep) / network.layers / grid.tp
-    ends = network.embedding_parameters / grid.tp
-    scatter = gather_time(shards, software.gradient_bytes * parameters) / m
-    exchange = 2 * gather_time(shards, 2.0 * parameters) + scatter
-    hidden = np.minimum(exchange, block) * software.dp_overlap
-    first = gather_time(shards, 2.0 * ends) + gather_time(shards, software.gradient_bytes * ends) / m
-    every_micro_batch = m * (layers * (exchange - hidden) + (1 - software.dp_overlap) * first)
-
-    stage = layers * parameters + ends
-    once = gather_time(shards, 2.0 * stage) + gather_time(shards, software.gradient_bytes * stage)
-    exposed_once = once - np.minimum(once, layers * block / 3) * software.dp_overlap
-    full = grid.zero == 3
-    reduced = all_reduce_time(replicas, software.gradient_bytes * stage / np.where(full, grid.shard * grid.cp, 1.0))
-    sync = np.maximum(reduced - layers * block / 2, _MISHIDDEN * reduced)
-    return np.where(full & (grid.pp == 1), every_micro_batch, exposed_once), sync
-
-
-def _pipeline_send(network: Network, grid: Grid, tokens: Array, m: Array, chip: Chip, devices_per_node: int) -> Array:
-    """Activations forward and their gradients backward between stages, every chunk of every micro-batch."""
-    group = group_of(chip, grid.pp, grid.replicate * grid.shard * grid.cp * grid.tp, devices_per_node)
-    message = 2.0 * tokens * network.hidden / grid.tp
-    return 2.0 * send_time(group, message) * (m * grid.interleave + grid.pp - 1)
-
-
-def _optimizer(network: Network, grid: Grid, layers: Array, rates: Rates) -> Array:
+def _optimizer(sizes: Sizes, grid: Grid, layers: Array, rates: Rates, c: Constants) -> Array:
     """The update of the parameters a device holds: passes over memory."""
-    whole = network.dense_parameters + network.expert_parameters
-    stage = (whole * layers / network.layers + network.embedding_parameters) / grid.tp
-    ranks = np.where(grid.zero >= 1, grid.shard * grid.cp, 1.0)
-    return _OPTIMIZER_TRAFFIC * stage / ranks / rates.memory
+    whole = sizes.dense_parameters + sizes.expert_parameters / grid.ep
+    stage = (whole * layers / sizes.layers + sizes.embedding) / grid.tp
+    return c.optimizer * stage / np.where(grid.zero >= 1, grid.shard * grid.cp, 1.0) / rates.memory

@@ -19,12 +19,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from wingspan.errors import InputError
-from wingspan.plan.backtest import Row, chip_of, software_of
 from wingspan.plan.chips import Chip
 from wingspan.plan.fleet import busy_share
 from wingspan.plan.grid import Workload
 from wingspan.plan.network import Network
 from wingspan.plan.problem import Problem, Space
+from wingspan.plan.runs import Row, chip_of, software_of
 from wingspan.plan.search import search
 from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WHOLE_RUN_BAND, device_watts, node_watts, whole_run
 from wingspan.project import Fleet
@@ -52,6 +52,7 @@ class Reported:
     active: float  # parameters that a token meets
     tokens: float
     hours: float  # of devices
+    sequence: int
 
     @property
     def kin(self) -> tuple[str, str]:
@@ -81,7 +82,7 @@ def backtest_whole_runs(path: Path) -> dict[str, Any]:
                 refused.append({"id": row.get("id", ""), "reason": error.problem})
     for one in reported:
         try:
-            compared.append(_compare(_with_fleet(one, reported), inferred_fleet=not one.devices))
+            compared.append(_compare(_completed(one, reported), inferred_fleet=not one.devices))
         except InputError as error:
             refused.append({"id": one.row.get("id", ""), "reason": error.problem})
     best = [row for row in compared if row["quality"] == "A"]
@@ -95,7 +96,7 @@ def _read(row: Row) -> Reported:
     hours = _number(row, "gpu_hours_reported") or 24 * _number(row, "days_reported") * devices
     if devices > _MOST_DEVICES:
         raise InputError(f"n_devices = {row['n_devices']} is more than there are")
-    return Reported(row, chip_of(row["device"]), int(devices), *sizes, hours)
+    return Reported(row, chip_of(row["device"]), int(devices), *sizes, hours, int(_number(row, "seq_len")))
 
 
 def _number(row: Row, column: str) -> float:
@@ -107,13 +108,13 @@ def _number(row: Row, column: str) -> float:
     return sum(found[:2]) / 2 if re.match(r"[\d.]+-\d", text) else found[0] if found else 0.0
 
 
-def _with_fleet(one: Reported, others: list[Reported]) -> Reported:
-    """A row that names no fleet: its maker's largest of the same device, else one that takes 30 days."""
-    if one.devices or not one.active or not one.chip.bf16_tflops:
-        return one
-    usual = 6 * one.active * one.tokens / (one.chip.bf16_tflops * 1e12 * _USUAL_MFU * _USUAL_DAYS * 86400)
-    largest = max(other.devices for other in others if other.kin == one.kin)
-    return replace(one, devices=largest or 2 ** max(3, round(math.log2(max(usual, 1)))))
+def _completed(one: Reported, others: list[Reported]) -> Reported:
+    """A row that names no fleet or sequence: its maker's largest of the same device, else 30 days' and the usual."""
+    kin = [other for other in others if other.kin == one.kin]
+    usual = 6 * one.active * one.tokens / ((one.chip.bf16_tflops or 1) * 1e12 * _USUAL_MFU * _USUAL_DAYS * 86400)
+    devices = one.devices or max(other.devices for other in kin) or 2 ** max(3, round(math.log2(max(usual, 1))))
+    sequence = one.sequence or max(other.sequence for other in kin) or (4096 if one.year >= _MODERN else 2048)
+    return replace(one, devices=devices if one.active else one.devices, sequence=sequence)
 
 
 def _compare(one: Reported, *, inferred_fleet: bool) -> dict[str, Any]:
@@ -162,18 +163,18 @@ def _figure(predicted: float, reported: float, band: tuple[float, float]) -> dic
 def _fastest(one: Reported) -> tuple[dict[str, float], int]:
     """Items of the fastest step, and its tokens: as many as usual, or as often doubled as the fleet needs."""
     new = one.year >= _MODERN and (one.chip.year or 0) >= 2022
-    network = network_like(one.parameters, one.active, vocab=128_256 if new else 32_000)
-    sequence = int(_number(one.row, "seq_len") or (8192 if new else 4096 if one.year >= _MODERN else 2048))
+    told = re.search(r"(\d+) experts", one.row.get("notes", ""))
+    network = network_like(one.parameters, one.active, 128_256 if new else 32_000, int(told[1]) if told else 0)
     low_precision = "FP8" in one.row.get("notes", "")
     words = " ".join(one.row.get(column) or "" for column in ("model", "source", "device"))
     software = software_of({"framework": words, "year": str(one.year)})
-    space = Space(ep=True, most_interleave=8, precision=(2 if low_precision else 0,), zero=(1, 3), wide=True)
-    batch = _batch(one.tokens, sequence, one.devices)
+    space = Space(ep=True, most_interleave=8, precision=(2 if low_precision else 0,), zero=(1, 2, 3), wide=True)
+    batch = _batch(one.tokens, one.sequence, one.devices)
     while batch <= _MOST_SEQUENCES:
-        problem = Problem(network, Workload(sequence, batch), one.chip, one.devices, 8, software)
+        problem = Problem(network, Workload(one.sequence, batch), one.chip, one.devices, 8, software)
         if len(found := search(problem, space)):
             items = problem.step_time(found.grid.take(np.array([found.fastest])))
-            return {name: float(value[0]) for name, value in items.items()}, batch * sequence
+            return {name: float(value[0]) for name, value in items.items()}, batch * one.sequence
         batch *= 2
     raise InputError(f"no layout of {one.devices:,} {one.chip.name} holds it")
 
@@ -187,10 +188,11 @@ def _batch(tokens: float, sequence: int, devices: int) -> int:
     return min(ways, key=lambda way: abs(math.log(way / usual)))
 
 
-def network_like(parameters: float, active: float, vocab: int) -> Network:
+def network_like(parameters: float, active: float, vocab: int, experts: int = 0) -> Network:
     """A usual decoder of that many parameters: 128 times as wide as deep, grouped keys, a gated MLP.
 
-    Where fewer are active, the rest are experts of which a token meets eight and a shared one.
+    Where fewer are active, the rest are experts: so many as told, else of a size that a token meets eight of them;
+    beside a shared one.
     """
     usual = (active * _ASPECT / 12) ** (1 / 3)
     part = 1024 if usual > 3500 else 256
@@ -207,9 +209,10 @@ def network_like(parameters: float, active: float, vocab: int) -> Network:
     dense = Network(layers, hidden, heads, keys, _HEAD, 64 * math.ceil(whole / 64), vocab, tied=tied)
     if parameters < 1.05 * active:
         return dense
-    experts = int(2 ** round(math.log2(whole * (_TOP_K + 1) / met)))
+    chosen = max(1, round(met * (experts + 1) / whole) - 1) if experts else _TOP_K
+    experts = experts or int(2 ** round(math.log2(whole * (_TOP_K + 1) / met)))
     inner = round(whole / (experts + 1))
-    return replace(dense, ffn=0, experts=experts, experts_per_token=_TOP_K, shared_experts=1, expert_ffn=inner)
+    return replace(dense, ffn=0, experts=experts, experts_per_token=chosen, shared_experts=1, expert_ffn=inner)
 
 
 def _energy_mwh(one: Reported, hours: float, busy: float) -> float:
