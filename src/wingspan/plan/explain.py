@@ -407,6 +407,6 @@ def _source(call: _Call, leaf: ast.expr) -> str:
 
 def _comment(source: str, constant: str) -> str:
     """The comment beside a constant, or right above it."""
-    line = rf"^(?:# (?P<above>.*)\n)?[\w, ]*\b{constant}\b[\w, ]*=[^#\n]*(?:# (?P<beside>.*))?$"
+    line = rf"^(?P<above>(?:# .*\n)*)[\w, ]*\b{constant}\b[\w, ]*=[^#\n]*(?:# (?P<beside>.*))?$"
     found = re.search(line, source, re.MULTILINE)
-    return (found["beside"] or found["above"] or "") if found else ""
+    return found["beside"] or " ".join(re.findall("# (.*)", found["above"])) if found else ""

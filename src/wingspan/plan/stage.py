@@ -25,7 +25,7 @@ from wingspan.plan.serving import serving
 from wingspan.plan.sweep import AT_SCALE_CHIP, at_scale
 from wingspan.plan.wholerun import FAILURES
 from wingspan.project import Layout, Project
-from wingspan.workspace import StageContext
+from wingspan.workspace import Run, StageContext
 
 _BYTES_PER_DOCUMENT = 130  # of a microblog post with its ids, as text files hold it
 
@@ -79,6 +79,18 @@ def explainer(
     """The plan of a project's own fleet, with the derivation of every number."""
     shape, text_bytes = shape_of(project.model), _text_bytes(project, base)
     return Explainer(lambda: own_plan(project, shape, measurement, layout, choice, text_bytes))
+
+
+def explain_run(run: Run) -> Explainer:
+    """The plan of a run made again; this machine, where it matters, as the run's plan found it, or as it is now."""
+    file = run.stage("plan") / "plan.json"
+    machine = nominal()
+    if file.is_file():
+        machine = Measurement(**json.loads(file.read_text(encoding="utf-8"))["machine"])
+    elif run.project.fleet.device == THIS_MACHINE:
+        machine = measure()
+    layout, choice = decide_layout(run.project, shape_of(run.project.model))
+    return explainer(run.project, run.base, machine, layout, choice)
 
 
 def other_fleets(project: Project, shape: ModelShape, own_cost: float | None) -> dict[str, Any]:
