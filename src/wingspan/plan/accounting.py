@@ -41,6 +41,7 @@ class Accounting:
     narrow_inputs: bool = False  # inputs of 8-bit products are kept in 8 bits
     mask: bool = False  # every micro-batch has a mask of sequence x sequence
     logit: float = 6.0  # bytes per logit at the loss: 16 bits and fp32, softmax in place
+    split_logit: float = 0.0  # more where tensor parallelism splits the softmax
     loss_chunk: float = np.inf  # logits that exist at a time
     communicators: int = 0  # process groups beside those of the layout
     communicator: float = 0.35 * GIB  # NCCL's channels and buffers of one process group at default settings
@@ -94,9 +95,11 @@ TORCHTITAN = Accounting(
     gathered=2,
     selective="half of products",
     logit=14.0,
+    split_logit=4.0,
+    fragmentation=0.08,
     reports="tensors",
 )
-TORCHTITAN_COMPILED_LOSS = replace(TORCHTITAN, name="torchtitan since 2025", logit=6.0)
+TORCHTITAN_COMPILED_LOSS = replace(TORCHTITAN, name="torchtitan since 2025", logit=6.0, split_logit=0.0)
 # llm-foundry gathers and reduces in bf16; selective recomputation is of whole blocks.
 FSDP = Accounting("PyTorch FSDP", selective="inputs")
 # XLA fuses the loss's casts; MaxText's custom policies offload the blocks' inputs to the host.

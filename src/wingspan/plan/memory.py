@@ -282,7 +282,7 @@ def _loss(stage: _Stage) -> tuple[Array, Array]:
     hidden = (2 * stage.word + (stage.word + books.norm_bytes / 2) / stage.grid.tp) * network.hidden * stage.tokens
     hidden = hidden * stage.has_head
     if not np.isfinite(books.loss_chunk):
-        return books.logit * logits + hidden, 0.0 * logits
+        return (books.logit + books.split_logit * (stage.grid.tp > 1)) * logits + hidden, 0.0 * logits
     whole = stage.tokens * network.vocab * stage.has_head
     chunk = books.logit * np.minimum(logits, books.loss_chunk)
     gradient = np.where(whole > books.loss_chunk, 8.0 + stage.word, 4.0 + stage.word) * stage.head
