@@ -335,7 +335,7 @@ def test_killed_at_any_instant_the_same_request_ends_the_same(made: Run, tmp_pat
         answer = ask(undisturbed, author)
     expected = everything(undisturbed.folder)
     assert len(changes) > 20
-    for instant in range(1, len(changes) + 1, 4):
+    for instant in range(1, len(changes) + 1, 5):
         run = copied(made, tmp_path / "killed", PREPARED)
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, instant)

@@ -1,8 +1,8 @@
 """What must not be used: one global set of posts and authors, whatever says so, applied to all sources at once.
 
 Notices (deletions, deactivated accounts, consent signals, opt-outs, what was forgotten) are settled first, since some
-take others back. What holds is kept as 128-bit digests in one sorted array that processes map from disk: 17 bytes an
-id. Among 10^10 posts and 10^9 tombstones one innocent post is taken for another with a probability of 10^-19
+take others back. What holds is kept as 128-bit digests in sorted arrays that processes map from disk: 50 bytes an id
+at most. Among 10^10 posts and 10^9 tombstones one innocent post is taken for another with a probability of 10^-19
 (n m / 2^128), and nobody can look for such an id, since the digests are seeded with the pseudonym key.
 """
 
@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ KEY_CHECK = "pseudonym key"  # its pseudonym in report.json tells whether a key 
 LINKS = ("parent_id", "root_id", "quote_of")
 _POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "post_ids", "repost_of", "repeats", *LINKS), ("author_id",)
 _DIGEST = np.dtype("S16")
+_ARRAYS = ("keys", "codes", "sieve")
 _TOLD = np.dtype([("key", _DIGEST), ("code", "u1"), ("at", "<i8"), ("holds", "?"), ("again", "?")])
 _OWNER = r"^(?:at://)?(did:[^/]+|https?://.+?)/(?:statuses|app\.bsky\.feed\.post)/"  # the author in a post's address
 _HANDLE = re.compile(r"@([\w.-]+)@([\w.-]+)")
@@ -51,6 +52,7 @@ class Tombstones:
     pattern: str  # of ids of posts and authors that opted out, for Rust's regex; empty: none
     keys: npt.NDArray[np.bytes_]
     codes: npt.NDArray[np.uint8]
+    sieve: npt.NDArray[np.bool_]  # by the first bits of a digest: whether any key has them; a sixteenth or less is true
 
     @classmethod
     def build(
@@ -84,7 +86,15 @@ class Tombstones:
         numbers = np.bincount(held["code"][~held["again"]], minlength=len(reasons)).tolist()
         numbers[reasons.index(OPTED_OUT)] = len({name for _, name, *_ in listed}) + len(patterns)
         counts = {reason: number for reason, number in zip(reasons, numbers, strict=True) if number}
-        return cls(seed, tuple(reasons), counts, "|".join(patterns), held["key"].copy(), held["code"].copy())
+        return cls(
+            seed,
+            tuple(reasons),
+            counts,
+            "|".join(patterns),
+            held["key"].copy(),
+            held["code"].copy(),
+            _sieve(held["key"]),
+        )
 
     def with_posts_of_authors(self, posts: pl.DataFrame) -> Tombstones:
         """The set and, of `posts` (columns post_id, author_id), those whose authors are in it.
@@ -98,21 +108,22 @@ class Tombstones:
         """The set and rows of columns id, reason."""
         codes = np.array([self.reasons.index(reason) for reason in rows["reason"]], dtype=np.uint8)
         keys, first = np.unique(np.append(self.keys, _digests(kind, rows["id"], self.seed)), return_index=True)
-        return replace(self, keys=keys, codes=np.append(self.codes, codes)[first])  # the earlier of two reasons stays
+        codes = np.append(self.codes, codes)[first]  # the earlier of two reasons stays
+        return replace(self, keys=keys, codes=codes, sieve=_sieve(keys))
 
     def write(self, folder: Path) -> None:
         """Keep the set in `folder`."""
         facts = {name: getattr(self, name) for name in ("seed", "reasons", "counts", "pattern")}
         (folder / "tombstones.json").write_text(json.dumps(facts))
-        np.save(folder / "keys.npy", self.keys)
-        np.save(folder / "codes.npy", self.codes)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
 
     @classmethod
     def open(cls, folder: Path) -> Tombstones:
         """The set that was kept in `folder`, mapped: processes share its memory."""
         facts = json.loads((folder / "tombstones.json").read_text())
-        keys, codes = (np.load(folder / name, mmap_mode="r") for name in ("keys.npy", "codes.npy"))
-        return cls(**facts | {"reasons": tuple(facts["reasons"])}, keys=keys, codes=codes)
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        return cls(**facts | arrays | {"reasons": tuple(facts["reasons"])})
 
     def of_posts(self, ids: pl.Series) -> pl.Series:
         """For each post id the reason why it must not be used, or null; of an id that names its author, theirs too."""
@@ -124,23 +135,34 @@ class Tombstones:
         return self._look_up(AUTHOR, ids)
 
     def _look_up(self, kind: str, ids: pl.Series) -> pl.Series:
-        given = ids.is_not_null().to_numpy()
-        found = np.full(len(ids), len(self.reasons))
-        if self.keys.size:
-            digests = _digests(kind, ids.drop_nulls(), self.seed)
-            at = np.minimum(np.searchsorted(self.keys, digests), self.keys.size - 1)
-            found[given] = np.where(self.keys[at] == digests, self.codes[at], len(self.reasons))
-        reasons = pl.Series([*self.reasons, None]).gather(found).rename(ids.name)
+        reasons = pl.repeat(None, len(ids), dtype=pl.String, eager=True).alias(ids.name)
+        digests = _digests(kind, ids.drop_nulls(), self.seed) if self.keys.size else self.keys
+        likely = np.flatnonzero(self.sieve[_first_bits(digests, self.sieve.size)])
+        at = np.minimum(np.searchsorted(self.keys, digests[likely]), self.keys.size - 1)
+        hits = self.keys[at] == digests[likely]
+        if hits.any():
+            rows = ids.is_not_null().arg_true().gather(likely[hits])
+            reasons = reasons.scatter(rows, pl.Series(self.reasons).gather(self.codes[at[hits]]))
         if not self.pattern:
             return reasons
         patterned = pl.when(ids.str.contains(self.pattern)).then(pl.lit(OPTED_OUT))
         return pl.select(pl.coalesce(reasons, patterned)).to_series()
 
 
+def _sieve(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
+    sieve = np.zeros(1 << (16 * keys.size).bit_length(), dtype=np.bool_)
+    sieve[_first_bits(keys, sieve.size)] = True
+    return sieve
+
+
+def _first_bits(digests: npt.NDArray[np.bytes_], size: int) -> npt.NDArray[np.uint64]:
+    return np.ascontiguousarray(digests).view(np.uint64)[::2] & np.uint64(size - 1)
+
+
 def _digests(kind: str, ids: pl.Series, seed: int) -> npt.NDArray[np.bytes_]:
     """xxh3 of 128 bits of each id; an author's name means the same in any case."""
     names = (ids.str.to_lowercase() if kind == AUTHOR else ids).cast(pl.Binary)
-    digests = [xxhash.xxh3_128_digest(name, seed ^ (kind == AUTHOR)) for name in names.to_list()]
+    digests = map(xxhash.xxh3_128_digest, names.to_list(), repeat(seed ^ (kind == AUTHOR)))
     return np.frombuffer(b"".join(digests), dtype=_DIGEST)
 
 
