@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.text import Text
 
 from wingspan.errors import InputError
@@ -23,6 +22,7 @@ from wingspan.prepare.language import detect
 from wingspan.prepare.personal import remove_personal_data
 from wingspan.prepare.pseudonyms import pseudonymiser
 from wingspan.prepare.readers.archives import Member, members
+from wingspan.prepare.readers.parquet import columns_of
 from wingspan.prepare.readers.records import json_object
 from wingspan.prepare.readers.registry import HEAD, Reader, read_unit, reader_named, reader_names, units
 from wingspan.project import PostSource
@@ -106,7 +106,7 @@ def _source(path: Path, reader: Reader, head: bytes) -> PostSource:
     elif reader.name == "jsonl":
         there = _keys(json_object(head.split(b"\n", 1)[0]) or {})
     else:
-        there = pq.read_schema(next(one.path for one in members(path) if reader.may_open(one))).names
+        there = columns_of(next(one for one in members(path) if reader.may_open(one)))
     lower = {one.lower(): one for one in there}
     columns: dict[str, str | int] = {
         field: lower[found]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -20,6 +22,14 @@ from wingspan.prepare.readers.registry import Reader, reader_named, reader_names
 from wingspan.project import PostSource
 
 PLAIN = [{"id": n, "body": f"a text {n} by @jane, jane@example.com", "user": {"id": 7}} for n in range(20)]
+
+
+def parquet() -> bytes:
+    stream = io.BytesIO()
+    pl.DataFrame({"id": ["1", "2"], "body": ["hello you", "hello again"]}).write_parquet(stream)
+    return stream.getvalue()
+
+
 FORMS: dict[str, tuple[Files, str]] = {
     "x-archive": (x_archive()[0], "a.zip"),
     "grailbird": (grailbird()[0], "bird"),
@@ -28,6 +38,7 @@ FORMS: dict[str, tuple[Files, str]] = {
     "twitter-v2": ({"a.jsonl": json_lines(v2_pages()[0])}, "v2"),
     "jsonl": ({"posts.jsonl": json_lines(PLAIN)}, "plain"),
     "delimited": ({"posts.csv": b"id,text\n1,hello you\n2,hello again\n"}, "csv"),
+    "parquet": ({"posts.parquet": parquet()}, "table"),
     "delimited tab": ({"posts.tsv": b"post_id\ttext\n1\thello you\n"}, "tsv"),
 }
 
@@ -86,6 +97,8 @@ def test_private_names_are_never_opened_by_any_reader() -> None:
         ({"a.bin": b"\x00\x01"}, "no reader knows this format", "columns = "),
         ({"a.jsonl": b'{"foo": 1, "text": "t"}\n'}, "clearly an id", "Its columns: foo, text"),
         ({"a.csv": b"id,foo\n1,2\n"}, "clearly a text", "header = false"),
+        ({"a.parquet": b"PAR1 and no more"}, "not a readable Parquet", "Replace it"),
+        ({"a.zip": b"PK\x03\x04 and no more"}, "no reader knows this format: damaged archive", "columns = "),
     ],
 )
 def test_an_unknown_format_says_what_was_looked_for(tmp_path: Path, files: Files, problem: str, remedy: str) -> None:

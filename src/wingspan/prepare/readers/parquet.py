@@ -19,12 +19,7 @@ from wingspan.project import PostSource
 
 def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     """Posts of a Parquet file; what cannot be read of a row group counts as damaged."""
-    if member.kind != "file":
-        raise InputError("Parquet inside an archive cannot be read", where=member.path, remedy="Unpack the archive")
-    try:
-        table = pq.ParquetFile(member.path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"not a readable Parquet file: {error}", where=member.path, remedy="Replace it") from error
+    table = _opened(member)
     columns = {name: str(column) for name, column in column_map(source, table.schema_arrow.names).items()}
     for group in _groups(table.metadata, member.part):
         left = table.metadata.row_group(group).num_rows
@@ -37,6 +32,20 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
                 left -= batch.num_rows
         except (pa.ArrowException, OSError):
             yield ReadBatch(POST_SCHEMA.empty_table(), damaged=left)
+
+
+def columns_of(member: Member) -> list[str]:
+    """The names of its columns."""
+    return list(_opened(member).schema_arrow.names)
+
+
+def _opened(member: Member) -> pq.ParquetFile:
+    if member.kind != "file":
+        raise InputError("Parquet inside an archive cannot be read", where=member.path, remedy="Unpack the archive")
+    try:
+        return pq.ParquetFile(member.path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"not a readable Parquet file: {error}", where=member.path, remedy="Replace it") from error
 
 
 def _groups(metadata: pq.FileMetaData, part: tuple[int, int] | None) -> Iterator[int]:

@@ -101,22 +101,34 @@ def json_lines(
     """The objects on lines, some thousands at a time, and how many lines hold none even after `fit` has seen them."""
     records, damaged, size = list[Record](), 0, 0
     for block in blocks(member):
-        size += len(block)
-        try:
-            records += decoder.decode_lines(block)
-        except (msgspec.MsgspecError, ValueError, RecursionError):  # somewhere; line by line we see where
+        found = _decoded(decoder, block)
+        if found is None:  # damage somewhere: line by line it shows where
+            found = []
             for line in block.split(b"\n"):
-                try:
-                    records += decoder.decode_lines(line)
-                except (msgspec.MsgspecError, ValueError, RecursionError):
-                    try:
-                        records.append(decoder.decode(_mended(line, fit)))
-                    except (msgspec.MsgspecError, ValueError, RecursionError):
-                        damaged += 1
+                one = _decoded(decoder, line)
+                one = _decoded(decoder, _mended(line, fit)) if one is None else one
+                damaged += one is None
+                found += one or ()
+        records += found
+        size += len(block)
         if len(records) >= BATCH or size >= BATCH_BYTES:
             yield records, damaged
             records, damaged, size = [], 0, 0
     yield records, damaged
+
+
+def _decoded(decoder: msgspec.json.Decoder[Record], lines: bytes) -> list[Record] | None:
+    """The records on lines; None when one of them is damaged."""
+    try:
+        return decoder.decode_lines(lines)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _mended(line: bytes, fit: Callable[[Any], Any]) -> bytes:
+    """JSON without NUL bytes, foreign encodings, control characters in strings and lone surrogates."""
+    record = json_object(line)
+    return DAMAGED if record is None else json.dumps(fit(record), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def printed_as_one(member: Member) -> bytes | None:
@@ -145,14 +157,6 @@ def as_record(item: Any, kind: type[Record]) -> Record | None:
         return msgspec.convert(item, kind)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-
-
-def _mended(line: bytes, fit: Callable[[Any], Any]) -> bytes:
-    """JSON without NUL bytes, foreign encodings, control characters in strings and lone surrogates."""
-    record = json_object(line)
-    if record is None:
-        raise ValueError
-    return json.dumps(fit(record), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def json_object(line: bytes | str) -> dict[str, Any] | None:
