@@ -206,8 +206,9 @@ def amendment(run: Run) -> Iterator[Path]:
 def _finish_amendment(run: Run) -> None:
     ready = run.folder / _AMENDMENT
     for file in sorted(ready.rglob("*")):
-        if file.is_file():
-            file.replace(run.folder / file.relative_to(ready))
+        target = run.folder / file.relative_to(ready)
+        if file.is_file() and target.parent.is_dir():  # else the stage was deleted since
+            file.replace(target)
     shutil.rmtree(ready, ignore_errors=True)
 
 

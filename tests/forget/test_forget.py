@@ -278,6 +278,8 @@ def test_a_later_preparation_leaves_it_out(run: Run) -> None:
     assert report["refused"]["forgotten"] >= 3
     assert report["tombstones"]["found"] == 0
     assert set(kept["post_id"]) <= set(posts_of(run)["post_id"])  # near-duplicates of it may stand in now
+    (base, *_) = ask(run, kept["post_id"][0]).models
+    assert (base.model, base.certain) == ("train/base", False)  # what it was trained on is no more
 
 
 def test_asked_again_the_answer_is_the_same(run: Run) -> None:
