@@ -200,7 +200,7 @@ class Explainer:
         if not source and isinstance(number, int | float):
             made = self._made(_last(leaf), number, call if isinstance(leaf, ast.Name) else None)
         if made is None or _said(made[1]) == name:
-            return Derivation(name, number, source=source)
+            return Derivation(name, number, source=source or _field(call, leaf))
         return Derivation(name, number, _said(made[1]), _filled(*made), _source(*made))
 
 
@@ -405,8 +405,17 @@ def _source(call: _Call, leaf: ast.expr) -> str:
     return ""
 
 
+def _field(call: _Call, leaf: ast.expr) -> str:
+    """What the class of a field says of it."""
+    owner = type(call.value(leaf.value)) if isinstance(leaf, ast.Attribute) else None
+    if owner is None or not owner.__module__.startswith(_WATCHED):
+        return ""
+    comment = _comment(inspect.getsource(owner), _last(leaf))
+    return f"{(inspect.getdoc(owner) or '').splitlines()[0]} {comment}".strip()
+
+
 def _comment(source: str, constant: str) -> str:
     """The comment beside a constant, or right above it."""
-    line = rf"^(?P<above>(?:# .*\n)*)[\w, ]*\b{constant}\b[\w, ]*=[^#\n]*(?:# (?P<beside>.*))?$"
+    line = rf"^(?P<above>(?: *# .*\n)*)[\w, ]*\b{constant}\b(?:[\w, ]*=|:)[^#\n]*(?:# (?P<beside>.*))?$"
     found = re.search(line, source, re.MULTILINE)
     return found["beside"] or " ".join(re.findall("# (.*)", found["above"])) if found else ""

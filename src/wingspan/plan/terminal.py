@@ -211,7 +211,7 @@ def _chips(plan: Document, width: int) -> list[RenderableType]:
         cells = (f"{row['days']:,.1f}", f"{row['mfu']:.0%}", f"{row['memory_share']:.0%}", energy, cost)
         table.add_row(row["device"], *cells, style="bold" if row["device"] == own else "")
     note = f"{len(shown)} of {len(known)}, fastest first"
-    return [*_title(f"As many of other chips as {own}", width, note), table]
+    return [*_title("As many of other chips", width, note), table]
 
 
 def _stages(stages: Mapping[str, Document], width: int) -> list[RenderableType]:
@@ -249,7 +249,9 @@ def band(figure: Document) -> str:
     up, down = figure["high"] / figure["value"] - 1, 1 - figure["low"] / figure["value"]
     if abs(up - down) < 0.01:
         return f"±{up:.0%}"
-    return " to ".join(amount(figure[end], figure.get("unit", "")) for end in ("low", "high"))
+    low, high = (amount(figure[end], figure.get("unit", "")) for end in ("low", "high"))
+    unit = f" {high.rpartition(' ')[2]}"
+    return f"{low.removesuffix(unit)} to {high}"
 
 
 def _of(fleet: Document, name: str) -> str:

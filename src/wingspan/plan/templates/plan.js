@@ -96,7 +96,10 @@ function change(value, before) {
 function band(name, value, say) {
   if (!bands[name]) return "";
   const [low, high] = bands[name];
-  return Math.abs(2 - low - high) < 0.01 ? `±${share(high - 1)}` : `${say(value * low)} to ${say(value * high)}`;
+  if (Math.abs(2 - low - high) < 0.01) return `±${share(high - 1)}`;
+  const [from, to] = [say(value * low), say(value * high)];
+  const unit = to.match(/ \S+$/)?.[0];
+  return `${unit && from.endsWith(unit) ? from.slice(0, -unit.length) : from} to ${to}`;
 }
 
 function showOutcome(found) {
