@@ -259,6 +259,8 @@ def test_an_unfinished_training_goes_on_without_it(run: Run) -> None:
     shutil.rmtree(run.folder / "train")
     with pytest.raises(Killed):
         perform(run, "train", Stopped())
+    with (run.folder / ".train.partial/ledger/steps.jsonl").open("a") as ledger:
+        ledger.write('{"step": 20, "fir')  # as a kill leaves it
     answer = ask(run, prolific(run))
     assert answer.models[0].model == ".train.partial"
     perform(run, "train", SilentProgress())

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from wingspan.prepare.tombstones import Tombstones
+from wingspan.train.ledger import FILE
 from wingspan.workspace import Run, artefact_hash
 
 _TOKENS, _CONVERSATIONS = "prepare/tokens", "prepare/conversations"
@@ -35,14 +36,15 @@ class Learned:
 def models_that_learned(run: Run, stones: Tombstones) -> list[Learned]:
     """The models of a run that learned from what `stones` hold, those in the making too."""
     found = [*_base(run, stones, "train", "train/base"), *_base(run, stones, ".train.partial", ".train.partial")]
-    if (assistant := _assistant(run, stones, through="train/base" if found else "")) is not None:
+    through = "".join(one.model for one in found if one.model == "train/base")
+    if (assistant := _assistant(run, stones, through)) is not None:
         found.append(assistant)
     return found
 
 
 def _base(run: Run, stones: Tombstones, folder: str, model: str) -> list[Learned]:
     ledger = run.folder / folder / "ledger"
-    if not ledger.is_dir() or run.manifest("prepare") is None:
+    if not (ledger / FILE).is_file() or run.manifest("prepare") is None:
         return []
     manifest = run.manifest("train") if folder == "train" else None
     if manifest is not None and manifest["inputs"][_TOKENS] != artefact_hash(run, _TOKENS):
@@ -54,8 +56,8 @@ def _base(run: Run, stones: Tombstones, folder: str, model: str) -> list[Learned
     from wingspan.train.seen import steps_that_learned
 
     posts = open_split(run.folder / _TOKENS, "train", verify=False)
-    settings = manifest["settings"]["train"] if manifest else run.project.train.model_dump()
-    steps = steps_that_learned(ledger, posts, documents, settings["sequence"], run.project.project.seed)
+    made = manifest or {"settings": {"train": run.project.train.model_dump()}, "seed": run.project.project.seed}
+    steps = steps_that_learned(ledger, posts, documents, made["settings"]["train"]["sequence"], made["seed"])
     return [Learned(model, learned, len(steps), steps[0], steps[-1])] if steps else []
 
 

@@ -61,8 +61,8 @@ class JsonLines:
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """All lines of a ledger, in the order they were written."""
-    for line in (folder / FILE).read_text().splitlines():
+    """All lines of a ledger, in the order they were written; one that a kill cut short is none."""
+    for line in (folder / FILE).read_text().rpartition("\n")[0].splitlines():
         yield Entry(**json.loads(line))
 
 
