@@ -171,7 +171,12 @@ def _prepared() -> dict[str, str]:
         "split": {"train": 855, "held_out": 95},
         "languages": {"en": 900, "fr": 50},
         "characters": {"shortest": 3, "median": 80, "p95": 200, "longest": 280, "total": 76_000},
-        "tombstones": {"deleted": 4, "opted_out": 2, "files_searched": 5, "found": 0},
+        "tombstones": {
+            "reasons": {"deleted": 4, "opted out": 2},
+            "ids_searched": 9000,
+            "files_searched": 5,
+            "found": 0,
+        },
         "personal_data": {"email": 3, "phone": 1},
         "conversations": {"train": {"dialogue": 500, "grounded": 200}, "held_out": {"dialogue": 55}},
         "tokens": {"train": 24_000, "held_out": 2_600},

@@ -141,12 +141,12 @@ def _spoken(bars: list[Bar]) -> str:
 def tombstones(report: Document) -> str:
     """What was searched to prove that nothing deleted or opted out is left."""
     proof = report["tombstones"]
-    if not proof["deleted"] + proof["opted_out"]:
-        return "No post is marked as deleted, and nobody is on the list of opt-outs."
-    return (
-        f"{proof['deleted']:,} deleted posts and {proof['opted_out']:,} opt-outs are known. Every id of theirs was "
-        f"looked for in the {proof['files_searched']:,} files that prepare wrote: {proof['found']:,} found."
-    )
+    if not proof["reasons"]:
+        return "No post is marked as deleted, no author has left or said no, and nobody is on the list of opt-outs."
+    known = ", ".join(f"{number:,} {reason}" for reason, number in proof["reasons"].items())
+    searched = f"{proof['ids_searched']:,} ids in the {proof['files_searched']:,} tables that prepare wrote"
+    total = sum(proof["reasons"].values())
+    return f"Must not be used: {known}. Of these {total:,}, {proof['found']:,} were found among the {searched}."
 
 
 def removed(report: Document) -> dict[str, list[Removed]]:
