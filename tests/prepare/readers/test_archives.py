@@ -190,6 +190,19 @@ def test_a_source_without_anything_to_open_is_said(tmp_path: Path) -> None:
     assert "inspect" in caught.value.remedy
 
 
+def test_a_file_that_the_user_names_may_be_called_anything(tmp_path: Path) -> None:
+    (tmp_path / "export.dat").write_bytes(LINES)
+    assert find(tmp_path / "export.dat", "jsonl").rows == 500
+    (tmp_path / "likes.jsonl").write_bytes(LINES)
+    with pytest.raises(InputError, match="nothing that the reader"):
+        find(tmp_path / "likes.jsonl", "jsonl")
+
+
+def test_a_tiny_compressed_tar(tmp_path: Path) -> None:
+    found = find(pack({"a.jsonl": b'{"post_id": "1", "text": "x"}'}, tmp_path / "a.tar.gz"), "jsonl")
+    assert (found.rows, found.damaged) == (1, 0)
+
+
 def test_beside_stays_in_the_folder(tmp_path: Path) -> None:
     files = {"u1/data/tweets.js": b"1", "u1/data/manifest.js": b"2", "u2/data/manifest.js": b"3", "manifest.js": b"4"}
     for form in ("x", "x.zip", "x.tar"):

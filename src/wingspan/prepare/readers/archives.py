@@ -79,6 +79,7 @@ class Member:
     archive: str = ""  # the archive's path relative to the source
     part: tuple[int, int] | None = None  # only the records that begin in this range of bytes
     refusal: str = ""  # why it is not opened
+    named: bool = False  # by the user, so it may be called anything
     problems: list[str] = field(default_factory=list, compare=False)  # what reading it ended on
 
     @property
@@ -145,7 +146,7 @@ def members(path: Path) -> Iterator[Member]:
     What must not be opened (links, paths that leave the archive, encrypted members, bombs) has a `refusal`.
     """
     if not path.is_dir():
-        yield from _of_file(path.resolve(), path.name)
+        yield from (replace(one, named=one.kind == "file") for one in _of_file(path.resolve(), path.name))
         return
     for one in sorted(path.rglob("*")):
         if one.is_symlink() or not one.is_dir():
@@ -228,16 +229,18 @@ def _zip(path: Path, changed: int, process: int) -> tuple[zipfile.ZipFile, dict[
 
 def _tar_entries(path: Path) -> Iterator[tuple[str, int, int, str]]:
     with path.open("rb") as raw:
-        layer = _peel(raw, path.stat().st_size)
-        raw.seek(raw.tell() if layer.depth else 0)
-        file: Any = layer if layer.depth else raw
-        with tarfile.open(fileobj=file, mode="r|" if layer.depth else "r:") as tar:
+        file: Any = _peel(raw, path.stat().st_size)
+        if plain := file.depth == 0:
+            file = raw
+            raw.seek(0)
+        with tarfile.open(fileobj=file, mode="r:" if plain else "r|") as tar:
             for info in tar:
                 if not info.isdir():
                     yield info.name, info.size, info.offset_data, "" if info.isreg() else LINK
-        raw.seek(-tarfile.BLOCKSIZE, 2)
-        if layer.depth == 0 and any(raw.read()):  # a whole archive ends with blocks of zeros
-            raise EOFError
+        if plain:
+            raw.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+            if any(raw.read()):  # a whole archive ends with blocks of zeros
+                raise EOFError
 
 
 class _Layer:

@@ -1,7 +1,7 @@
 """What a reader is, and how one is found by the name that a project file gives.
 
 A reader is one small file that ends in `READER = Reader(...)`:
-- `opens`: a pattern of whole member names: only these are read for posts. An allow-list.
+- `opens`: a pattern of whole member names: only these, and a file that the user names, are read for posts.
 - `asks`: a pattern of base names beside them, opened only for what they say of the posts. Nothing else is opened.
 - `looks_like(name, head)`: whether a member whose first 64 KiB are `head` has this format.
 - `read(source, member)`: its posts, as `ReadBatch`es of a few thousand records. Bytes come from `member.chunks()`
@@ -13,7 +13,7 @@ A deletion or opt-out is a row of `TOMBSTONE_SCHEMA`; the record that says so co
 
 `units` cuts a source into units of work that any process can read, in a fixed order; `read_unit` reads one, and adds
 one refused or damaged record for each member that ended early or could not be opened. A unit's batches depend on
-nothing but its bytes, so a unit that was finished need not be read again: `Unit.key` is its name in the source.
+nothing but its bytes and what it asks, so a finished unit need not be read again: `Unit.key` is its name in the source.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Reader:
         """Whether the allow-list has it; a damaged archive is every reader's, so that its loss is counted."""
         if re.match(_NEVER, member.base, re.IGNORECASE):
             return False
-        return member.refusal.endswith("archive") or re.fullmatch(self.opens, member.name, re.IGNORECASE) is not None
+        allowed = re.fullmatch(self.opens, member.name, re.IGNORECASE) is not None
+        return allowed or member.named or member.refusal.endswith("archive")
 
 
 @dataclass(frozen=True)
