@@ -206,12 +206,12 @@ def network_like(parameters: float, active: float, vocab: int, experts: int = 0)
     keys = _KEY_HEADS if heads % _KEY_HEADS == 0 else heads
     attention = 2 * hidden * _HEAD * (heads + keys)
     whole, met = (max(1.0, ((size - ends) / layers - attention) / (3 * hidden)) for size in (parameters, active))
-    dense = Network(layers, hidden, heads, keys, _HEAD, 64 * math.ceil(whole / 64), vocab, tied=tied)
+    dense = Network(layers, hidden, heads, keys, _HEAD, part * max(1, round(whole / part)), vocab, tied=tied)
     if parameters < 1.05 * active:
         return dense
     chosen = max(1, round(met * (experts + 1) / whole) - 1) if experts else _TOP_K
     experts = experts or int(2 ** round(math.log2(whole * (_TOP_K + 1) / met)))
-    inner = round(whole / (experts + 1))
+    inner = 128 * max(1, round(whole / (experts + 1) / 128))
     return replace(dense, ffn=0, experts=experts, experts_per_token=chosen, shared_experts=1, expert_ffn=inner)
 
 
