@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
+from rich.table import Column
 from rich.text import Text
 
 from wingspan import units
@@ -21,6 +22,9 @@ from wingspan.progress import ProgressFile, Task
 
 output = Console(highlight=False)
 notices = Console(stderr=True, highlight=False)
+
+
+_FINISHED_SHOWN = 8  # bars: a stage of many steps must not fill the screen
 
 
 class _Rate(ProgressColumn):
@@ -35,6 +39,13 @@ class _Rate(ProgressColumn):
         return Text(f"{done}{whole} {unit}{rate}", style="dim")
 
 
+class _Note(ProgressColumn):
+    """What a task says beside its bar, cut where the terminal ends: all other columns keep their width."""
+
+    def render(self, task: Bar) -> Text:
+        return Text(task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class TerminalProgress:
     """Draws the bars of one stage on stderr and keeps `progress.json` for other processes."""
 
@@ -42,17 +53,18 @@ class TerminalProgress:
         self._file = ProgressFile(file, stage) if file else None
         self._bars = Bars(
             SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
-            _Rate(),
-            TextColumn("[dim]{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=24, complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True)),
+            _Rate(table_column=Column(no_wrap=True)),
+            _Note(),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TextColumn("[dim]left", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             console=notices,
             disable=quiet or not notices.is_terminal,
         )
         self._quiet = quiet
+        self._finished: list[Any] = []
 
     def __enter__(self) -> TerminalProgress:
         self._bars.start()
@@ -69,6 +81,10 @@ class TerminalProgress:
         yield task
         if total is None:
             self._bars.update(identifier, total=task.done, completed=task.done)
+        if not task.note:  # a bar that says something beside itself stays
+            self._finished.append(identifier)
+        if len(self._finished) > _FINISHED_SHOWN:
+            self._bars.update(self._finished.pop(0), visible=False)
 
     def say(self, line: str) -> None:
         """A line above the bars."""
@@ -83,10 +99,12 @@ class _TerminalTask:
         self._bars, self._identifier, self._file = bars, identifier, file
         self._name, self._total, self._unit = name, total, unit
         self.done = 0.0
+        self.note = ""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Say that `amount` more units are done."""
         self.done += amount
+        self.note = note
         self._bars.update(self._identifier, advance=amount, note=note)
         if self._file:
             self._file.update(self._name, self.done, self._total, self._unit, note)

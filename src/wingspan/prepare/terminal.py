@@ -49,10 +49,10 @@ def _funnel(report: dict[str, Any]) -> Table:
     return table
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _listed(counts: Mapping[str, int], most: int = _MOST) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{name.replace('_', ' ')} {number:,}" for name, number in ordered[:_MOST]]
-    if rest := ordered[_MOST:]:
+    shown = [f"{name.replace('_', ' ')} {number:,}" for name, number in ordered[:most]]
+    if rest := ordered[most:]:
         shown.append(f"{len(rest)} others {sum(number for _, number in rest):,}")
     return ", ".join(shown) or "none"
 
@@ -86,4 +86,4 @@ def note_of_settling(tally: Mapping[str, Any]) -> str:
     for reasons in tally.get("refused", {}).values():
         for name, number in reasons.items():
             refused[name] = refused.get(name, 0) + number
-    return f"{sum(tally.get('kept', {}).values()):,} kept; {_listed(refused)}"
+    return f"{sum(tally.get('kept', {}).values()):,} kept; {_listed(refused, 2)}"
