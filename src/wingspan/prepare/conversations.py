@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import polars as pl
@@ -14,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wingspan.model.chat import Message
-from wingspan.post import CONVERSATION_SCHEMA
+from wingspan.post import CONVERSATION_SCHEMA, MESSAGE
 from wingspan.prepare.flow import Dataset, Flow, Tally, frame_of, tallied
 from wingspan.prepare.hashing import text_hashes
 from wingspan.prepare.split import SPLITS
 
 _ROWS = CONVERSATION_SCHEMA.append(pa.field("split", pa.string()))
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 DIALOGUE, GROUNDED, LABEL = "dialogue", "grounded", "label"
 
 
@@ -37,25 +39,30 @@ class Conversation:
     @property
     def conversation_id(self) -> str:
         """Kind and a hash of the turns: the same words have the same id in every run."""
-        turns = json.dumps(self.messages, ensure_ascii=False, sort_keys=True)
-        return f"{self.kind}-{hashlib.blake2b(turns.encode(), digest_size=8).hexdigest()}"
+        turns = [f'{{"content": {_quoted(turn["content"])}, "role": "{turn["role"]}"}}' for turn in self.messages]
+        whole = "[" + ", ".join(turns) + "]"
+        return f"{self.kind}-{hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()}"
 
 
 def conversation_table(conversations: Iterable[Conversation]) -> pa.Table:
     """As rows of CONVERSATION_SCHEMA and `split`."""
-    rows = [
-        {
-            "conversation_id": one.conversation_id,
-            "messages": one.messages,
-            "post_ids": sorted(set(one.post_ids)),
-            "lang": one.lang,
-            "kind": one.kind,
-            "source": one.source,
-            "split": one.split,
-        }
-        for one in conversations
-    ]
-    return pa.Table.from_pylist(rows, schema=_ROWS)
+    found = [*conversations]
+    turns = [turn for one in found for turn in one.messages]
+    ids = [sorted(set(one.post_ids)) for one in found]
+    message = pa.StructArray.from_arrays(
+        [pa.array([turn[name] for turn in turns], pa.string()) for name in ("role", "content")], fields=list(MESSAGE)
+    )
+    columns = {
+        "conversation_id": [one.conversation_id for one in found],
+        "messages": _lists([len(one.messages) for one in found], message),
+        "post_ids": _lists([len(one) for one in ids], pa.array([name for one in ids for name in one], pa.string())),
+        **{name: [getattr(one, name) for one in found] for name in ("lang", "kind", "source", "split")},
+    }
+    return pa.table(columns, schema=_ROWS)
+
+
+def _lists(lengths: list[int], values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, *accumulate(lengths)], pa.int32()), values)
 
 
 def publish_conversations(flow: Flow, conversations: Dataset, folder: Path) -> Tally:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from wingspan.prepare.components import components
 from wingspan.prepare.flow import Dataset, Flow, frame_of, keyed_by_part, place, row_of
-from wingspan.prepare.hashing import band_keys, similarities, text_hashes
+from wingspan.prepare.hashing import band_keys, maybe_shared, similarities, text_hashes
 
 HASHES = 128  # the largest signature
 _RECALL = 0.99  # of pairs that are exactly as similar as the threshold
@@ -78,10 +78,9 @@ def _keyed(bands: int, rows: int, part: int, posts: pa.Table) -> pa.Table:
 def _candidates(keys: pa.Table) -> pa.Table:
     """Pairs of posts that share a key: each with the first that has it, and with the one before."""
     key, at = keys["key"].to_numpy(), keys["at"].to_numpy()
-    order = np.argsort(key)
-    shared = key[order[1:]] == key[order[:-1]]
-    order = order[np.append(shared, False) | np.append(False, shared)] if len(key) else order
-    order = order[np.lexsort((at[order], key[order]))]
+    several = maybe_shared(key)
+    key, at = key[several], at[several]
+    order = np.lexsort((at, key))
     key, at = key[order], at[order]
     later = np.append(np.zeros(min(1, len(key)), bool), key[1:] == key[:-1])
     first = at[np.maximum.accumulate(np.where(later, 0, np.arange(len(key))))]

@@ -32,6 +32,7 @@ from wingspan.prepare.tombstones import Tombstones, bury, deletions
 from wingspan.project import Prepare
 
 KEPT = pl.col("refused").is_null()
+NAMED = ("post_id", "repost_of", "edited_from", "notice")  # what `ids` needs of records
 SETTLED = ("source", "split", "lang", "refused", "tags")  # what `settle` needs of posts
 CONTAMINATED = "in an evaluation set"
 _NOTICE = pa.struct([field.with_nullable(True) for field in TOMBSTONE_SCHEMA])

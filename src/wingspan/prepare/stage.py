@@ -6,36 +6,31 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from wingspan.errors import InputError, WorkError
-from wingspan.knowledge.index import PostIndex
 from wingspan.model.chat import load_tokenizer
 from wingspan.prepare import posts as steps
 from wingspan.prepare import report
 from wingspan.prepare.accounts import judge_groups
 from wingspan.prepare.conversations import Conversation, conversation_table, publish_conversations
 from wingspan.prepare.decontamination import write_index
-from wingspan.prepare.dialogues import in_served_form, read_dialogues, split_dialogues
 from wingspan.prepare.duplicates import find_duplicates
 from wingspan.prepare.engines import open_engine
 from wingspan.prepare.flow import Dataset, Flow, frame_of
 from wingspan.prepare.forest import thread_conversations
-from wingspan.prepare.grounded import grounded_conversations, source_posts
-from wingspan.prepare.labels import label_conversations, labelled_posts, read_labels
 from wingspan.prepare.mixture import mix
 from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
 from wingspan.prepare.readers.registry import units
 from wingspan.prepare.samples import SAMPLES_FILE, write_samples
 from wingspan.prepare.shards import publish_posts
 from wingspan.prepare.split import HELD_OUT, SPLITS, TRAIN
+from wingspan.prepare.talk import dialogues_of, labels_of, with_posts
 from wingspan.prepare.terminal import note_of_reading, note_of_settling
 from wingspan.prepare.tokenizer import make_tokenizer, start_model_folder
 from wingspan.prepare.tokens import write_tokens
@@ -43,10 +38,12 @@ from wingspan.prepare.tombstones import KEY_CHECK, Tombstones, forgotten, list_l
 from wingspan.prepare.vocabulary import compression_curve
 from wingspan.workspace import StageContext, write_atomically
 
-SHOWN_POSTS = 4  # before a question; what serve.retrieved_posts is by default
-ASKED_ABOUT = 20_000  # posts of each side that grounded conversations are made from: enough for any number of them
 LEARNED_FROM = 32 << 20  # bytes of posts that a tokenizer is trained on: more change its vocabulary little
 MEASURED_ON = 2_000  # posts that the compression of smaller vocabularies is measured on
+REPORT = "report.json"
+SUMMARY = (
+    "read", "refused", "damaged", "kept", "split", "languages", "personal_data", "conversations", "tokens", "bytes",
+)  # fmt: skip
 _WORK = ".work"  # what steps hand to each other; gone at the end
 
 Splits = dict[str, Dataset]
@@ -64,7 +61,19 @@ def work(context: StageContext) -> dict[str, Any]:
 
 
 def prepare(context: StageContext, flow: Flow) -> dict[str, Any]:
-    """The steps in order. Each goes on where it was killed: its finished pieces are files in the work folder."""
+    """Do what is missing: after a kill the steps go on from their finished pieces, which are files in flow's folder."""
+    path = context.output / REPORT
+    if not path.exists():
+        write_atomically(path, json.dumps(_steps(context, flow), indent=1, ensure_ascii=False))
+    shutil.rmtree(flow.folder, ignore_errors=True)
+    for leftover in context.output.rglob(".*.tmp"):
+        leftover.unlink()
+    content = json.loads(path.read_text("utf-8"))
+    return {name: content[name] for name in SUMMARY} | {"vocab": content["tokenizer"]["vocab"]}
+
+
+def _steps(context: StageContext, flow: Flow) -> dict[str, Any]:
+    """The steps in order; returns the report."""
     settings, seed, output = context.project.prepare, context.project.project.seed, context.output
     pseudonym = pseudonymiser(pseudonym_key())
 
@@ -72,22 +81,16 @@ def prepare(context: StageContext, flow: Flow) -> dict[str, Any]:
     records = flow.map("read", partial(steps.read, flow.batch), steps.grouped(sources), note=note_of_reading)
     tombstones = _tombstones(context, flow, records, pseudonym)
     numbers = range(len(records.parts))
-    ids = flow.exchange(
-        "ids",
-        steps.ids,
-        numbers,
-        records.only("post_id", "repost_of", "edited_from", "notice"),
-        parts=flow.buckets(records.rows),
-    )
+    named = records.only(*steps.NAMED)
+    ids = flow.exchange("ids", steps.ids, numbers, named, parts=flow.buckets(records.rows))
     repeats = flow.exchange("repeats", steps.repeated, ids, parts=len(numbers))
     evaluation = _evaluation(context, flow)
     step = partial(steps.prepare, settings, seed, tombstones, evaluation, pseudonym)
     posts = flow.map("prepare", step, records, repeats)
     habits = judge_groups(flow, posts, settings)
     duplicates = find_duplicates(flow, posts, settings.near_duplicate_similarity)
-    outcome = flow.map(
-        "settle", partial(steps.settle, settings), posts.only(*steps.SETTLED), habits, duplicates, note=note_of_settling
-    )
+    marked = posts.only(*steps.SETTLED)
+    outcome = flow.map("settle", partial(steps.settle, settings), marked, habits, duplicates, note=note_of_settling)
     funnel = report.funnel(records.tally, outcome.tally, settings.posts)
     context.progress.say(f"{funnel['read']:,} posts read, {funnel['kept']:,} kept")
     if not funnel["kept"]:
@@ -95,9 +98,9 @@ def prepare(context: StageContext, flow: Flow) -> dict[str, Any]:
 
     most = settings.documents_per_shard
     splits = {split: publish_posts(flow, output / "posts", split, posts, outcome, most) for split in SPLITS}
-    dialogues, dialogue_counts, asked = _dialogues(context, pseudonym, evaluation)
-    labels, label_counts = _labels(context)
-    made = [*labels, *_with_posts(context, splits, dialogues)]
+    dialogues, dialogue_counts, asked = dialogues_of(context, pseudonym, evaluation)
+    labels, label_counts = labels_of(context)
+    made = [*labels, *with_posts(context, splits, dialogues)]
     talk = flow.map("made", conversation_table, [made])
     for split in SPLITS:
         talk += thread_conversations(flow, split, splits[split])
@@ -110,7 +113,7 @@ def prepare(context: StageContext, flow: Flow) -> dict[str, Any]:
     if proof["found"]:
         raise WorkError(f"{proof['found']} tombstoned ids remain", where=output, remedy="Report this as a bug")
     assert context.project.rights is not None
-    content = {
+    return {
         "rights": context.project.rights.model_dump(),
         **funnel,
         **report.profile(outcome.tally, sum(splits.values(), Dataset(())).tally),
@@ -129,10 +132,6 @@ def prepare(context: StageContext, flow: Flow) -> dict[str, Any]:
         "evaluation_sets": [*report.contaminated(posts), *asked],
         "samples": report.samples(write_samples(flow, posts, outcome, seed, output / SAMPLES_FILE)),
     }
-    write_atomically(output / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
-    shutil.rmtree(flow.folder)
-    summary = ("read", "refused", "damaged", "kept", "split", "languages", "personal_data", "conversations", "tokens")
-    return {name: content[name] for name in summary} | {"bytes": content["bytes"], "vocab": index["vocab"]}
 
 
 def _check(context: StageContext) -> None:
@@ -196,124 +195,6 @@ def _some_texts(splits: Splits) -> list[str]:
     posts = splits[HELD_OUT] if splits[HELD_OUT].rows else splits[TRAIN]
     texts: list[str] = next(iter(posts.tables()))["text"].slice(0, MEASURED_ON).to_pylist()
     return texts
-
-
-def _dialogues(
-    context: StageContext, pseudonym: Callable[[str], str], evaluation: Path | None
-) -> tuple[list[Conversation], list[dict[str, Any]], list[dict[str, str]]]:
-    """Dialogues of all sources without personal data, what became of each source's records, and evaluation items."""
-    project = context.project
-    conversations: list[Conversation] = []
-    counts = []
-    asked: list[dict[str, str]] = []
-    for source in project.prepare.dialogues:
-        read = read_dialogues(source, context.run.outside(source.path))
-        found = split_dialogues(read.dialogues, source, project.project.seed, project.prepare.held_out)
-        items = [_item(one, evaluation) for one in found]
-        kept = [one for one, item in zip(found, items, strict=True) if item is None]
-        conversations += kept
-        asked += [
-            {"conversation_id": one.conversation_id, "item": item}
-            for one, item in zip(found, items, strict=True)
-            if item is not None
-        ]
-        counts.append(
-            {
-                "name": source.name,
-                "reader": source.reader,
-                "licence": source.licence,
-                "read": read.read,
-                "refused": dict(sorted(read.refused.items()))
-                | {"over the limit": len(read.dialogues) - len(found), steps.CONTAMINATED: len(found) - len(kept)},
-                "damaged": read.damaged,
-                "kept": len(kept),
-            }
-        )
-    texts = pl.Series([turn["content"] for one in conversations for turn in one.messages], dtype=pl.String)
-    protected = iter(steps.protected(texts, project.prepare, pseudonym)[0])
-    conversations = [
-        replace(one, messages=tuple({"role": turn["role"], "content": next(protected)} for turn in one.messages))
-        for one in conversations
-    ]
-    return conversations, counts, asked
-
-
-def _item(conversation: Conversation, evaluation: Path | None) -> str | None:
-    """The first evaluation item that a turn shares words with."""
-    turns = pl.Series([turn["content"] for turn in conversation.messages], dtype=pl.String)
-    return next(iter(steps.items_in(turns, evaluation).drop_nulls()), None)
-
-
-def _labels(context: StageContext) -> tuple[list[Conversation], list[dict[str, Any]]]:
-    """Writes labels/NAME.parquet; returns label questions of both sides, and what became of each source's records."""
-    settings = context.project.prepare
-    conversations: list[Conversation] = []
-    counts = []
-    posts = pl.concat(
-        [
-            pl.scan_parquet(context.output / f"posts/{split}-*.parquet").with_columns(split=pl.lit(split))
-            for split in SPLITS
-        ]
-    )
-    for source in settings.labels:
-        read = read_labels(source, context.run.outside(source.path))
-        labelled = labelled_posts(read, source, posts)
-        path = context.output / f"labels/{source.name}.parquet"
-        path.parent.mkdir(exist_ok=True)
-        labelled.select("post_id", "value", "split").write_parquet(path, compression="zstd")
-        for split in SPLITS:
-            count = _share(settings.label_dialogues, settings.held_out, split)
-            conversations += label_conversations(source.name, labelled, split, count, _generator(context, split, 1))
-        counts.append(
-            {
-                "name": source.name,
-                "licence": source.licence,
-                "read": len(read.values) + read.damaged,
-                "damaged": read.damaged,
-                "of kept posts": labelled.height,
-            }
-        )
-    return conversations, counts
-
-
-def _with_posts(context: StageContext, splits: Splits, dialogues: Sequence[Conversation]) -> Iterator[Conversation]:
-    """Grounded conversations of both sides, and the dialogues, some of them in the server's form."""
-    settings, system = context.project.prepare, context.project.assistant.system
-    for split, posts in splits.items():
-        random = _generator(context, split, 2)
-        asked_about = _some(posts, random)
-        index = PostIndex()
-        index.add(source_posts(asked_about))
-        count = settings.grounded_dialogues if split == TRAIN else settings.grounded_held_out
-        yield from grounded_conversations(asked_about, index, split, count, system, SHOWN_POSTS, random)
-        found = partial(_finds_posts, index)
-        yield from (in_served_form(one, system, found) for one in dialogues if one.split == split)
-        index.close()
-
-
-def _some(posts: Dataset, random: np.random.Generator) -> pl.DataFrame:
-    """At most `ASKED_ABOUT` posts, all equally likely, in order."""
-    rows = posts.rows
-    chosen = np.sort(random.choice(rows, min(rows, ASKED_ABOUT), replace=False, shuffle=False))
-    found, before = [], 0
-    for table in posts.tables():
-        here = chosen[(chosen >= before) & (chosen < before + len(table))] - before
-        found.append(frame_of(table.select(["post_id", "text"]))[here])
-        before += len(table)
-    return pl.concat(found)
-
-
-def _finds_posts(index: PostIndex, question: str) -> bool:
-    return bool(index.search(question, 1))
-
-
-def _share(count: int, held_out: float, split: str) -> int:
-    """`count` for training and, beside it, the same share as of posts for the held-out side."""
-    return count if split == TRAIN else round(count * held_out / (1 - held_out))
-
-
-def _generator(context: StageContext, split: str, purpose: int) -> np.random.Generator:
-    return np.random.default_rng([context.project.project.seed, SPLITS.index(split), purpose])
 
 
 def _tokenizer(context: StageContext, train: Dataset, dialogues: Sequence[Conversation]) -> Path:
