@@ -20,9 +20,16 @@ ARITHMETIC |= {"max": max, "min": min, "maximum": max, "minimum": min, "round": 
 ARITHMETIC |= {"sum": lambda total: total}
 
 
-def explainer_of(example: str, **fleet: object) -> Explainer:
-    project = load_project(EXAMPLES / example)
-    project = project.model_copy(update={"fleet": project.fleet.model_copy(update=fleet)})
+EXPERTS = (
+    "model.architecture=qwen3_moe", "model.experts=64", "model.experts_per_token=4", "model.expert_ffn=2048",
+    "model.depth=32", "model.hidden=4096", "model.heads=32", "fleet.devices=1024", "train.global_batch=1024",
+)  # fmt: skip
+RAMP = ("fleet.delivered_per_week=1000", "fleet.burn_in_days=3", "fleet.cooling=air", "train.optimizer.name=muon")
+GIVEN = ("layout.dp_replicate=16", "layout.dp_shard=8", "layout.tp=8", "layout.pp=10", "layout.recompute=full")
+
+
+def explainer_of(example: str, *overrides: str) -> Explainer:
+    project = load_project(EXAMPLES / example, overrides)
     layout, choice = stage.decide_layout(project, shape_of(project.model))
     return stage.explainer(project, EXAMPLES, nominal(), layout, choice)
 
@@ -40,9 +47,14 @@ def filled_in(text: str) -> float | None:
         return None
 
 
-@pytest.mark.parametrize("example", ["frontier", "laptop"])
-def test_every_number_of_the_fleet_is_explained_by_a_formula_that_gives_it(example: str) -> None:
-    explaining = explainer_of(example)
+@pytest.mark.parametrize(
+    ("example", "overrides"),
+    [("frontier", ()), ("laptop", ()), ("frontier", EXPERTS), ("frontier", RAMP), ("frontier", GIVEN)],
+)
+def test_every_number_of_a_plan_is_explained_by_a_formula_that_gives_it(
+    example: str, overrides: tuple[str, ...]
+) -> None:
+    explaining = explainer_of(example, *overrides)
     evaluated = 0
     for name, value in explaining.figures.items():
         derivation = explaining.explain(name)
@@ -52,7 +64,7 @@ def test_every_number_of_the_fleet_is_explained_by_a_formula_that_gives_it(examp
         if worth is not None:
             evaluated += 1
             assert worth == pytest.approx(value, rel=2e-3, abs=1e-9), (name, derivation.formula, derivation.filled)
-    assert evaluated > 0.9 * len(explaining.figures)
+    assert evaluated > 0.95 * len(explaining.figures)
 
 
 def test_a_derivation_names_its_inputs_and_what_they_rest_on(frontier: Explainer) -> None:
@@ -74,7 +86,7 @@ def test_sources_are_docstrings_and_comments_of_the_planner(frontier: Explainer)
 
 
 def test_another_fleet_gets_its_own_values() -> None:
-    dearer = explainer_of("frontier", price_per_device_hour=5.0, devices=5120)
+    dearer = explainer_of("frontier", "fleet.price_per_device_hour=5.0", "fleet.devices=5120")
     assert dearer.explain("cost").filled.startswith("5 × ")
     assert dearer.explain("device_hours").filled.endswith("5,120")
 

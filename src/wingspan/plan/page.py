@@ -34,6 +34,7 @@ def page(plan: Document, explored: Document, explaining: Explainer) -> str:
     fleet = plan["fleet"]
     chips = sorted((chip for chip in plan["chips"] if "days" in chip), key=lambda chip: float(chip["days"]))
     figures = {name: one for name, one in fleet.items() if isinstance(one, dict) and one.get("high") and one["value"]}
+    figures |= {"loss": plan["quality"]["loss"]} if "loss" in plan["quality"] else {}
     data = {
         "fleet": fleet,
         "chips": [{name: chip[name] for name in _SCRIPTED} for chip in chips],
