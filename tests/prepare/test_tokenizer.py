@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 
 from wingspan.errors import InputError
 from wingspan.model.chat import TEMPLATE, ChatRenderer, Message
+from wingspan.prepare.megatron import export_megatron
 from wingspan.prepare.posts import settle
 from wingspan.prepare.shards import PUBLISHED_SCHEMA, publish_posts
 from wingspan.prepare.split import SPLITS
@@ -141,3 +143,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("made") / "tokenizer"
     make_tokenizer(SCRATCH, None, TEXTS, made)
     return made
+
+
+def test_megatron_s_index_leads_to_every_post(tmp_path: Path) -> None:
+    lengths, ids = [[3, 2], [4]], np.arange(9, dtype="<u2")
+    shards = []
+    for number, some in enumerate(lengths):
+        begin = sum(map(sum, lengths[:number]))
+        (tmp_path / f"train-{number}.bin").write_bytes(ids[begin : begin + sum(some)].tobytes())
+        pl.DataFrame({"length": some}).write_parquet(tmp_path / f"train-{number}.documents.parquet")
+        shards.append({"file": f"train-{number}.bin"})
+    (tmp_path / "index.json").write_text(json.dumps({"dtype": "uint16", "splits": {"train": shards}}))
+    assert export_megatron(tmp_path, tmp_path / "out") == {"train": 3}
+    index, content = (tmp_path / "out/train.idx").read_bytes(), (tmp_path / "out/train.bin").read_bytes()
+    assert index[:9] == b"MMIDIDX\x00\x00"
+    assert struct.unpack("<QBQQ", index[9:34]) == (1, 8, 3, 4)
+    sizes = np.frombuffer(index, "<i4", 3, 34).tolist()
+    pointers = np.frombuffer(index, "<i8", 3, 46).tolist()
+    assert np.frombuffer(index, "<i8", 4, 70).tolist() == [0, 1, 2, 3]
+    assert len(index) == 102
+    found = [np.frombuffer(content, "<u2", size, at).tolist() for size, at in zip(sizes, pointers, strict=True)]
+    assert found == [[0, 1, 2], [3, 4], [5, 6, 7, 8]]

@@ -67,3 +67,27 @@ def sample(
 
     rows = read_samples(find_run(project, overrides or (), runs).stage("prepare"), dropped_by, count)
     print_json(rows) if json_ else output.print(render_samples(rows), soft_wrap=True)
+
+
+@command(app.prepare, "export-megatron")
+def export_megatron(
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where train.bin, train.idx and the others go.")],
+    project: ProjectPath = Path("."),
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """The token shards in the form that Megatron-LM trains on.
+
+    Example: wingspan prepare export-megatron megatron examples/laptop
+    """
+    from wingspan.console import output, print_json
+    from wingspan.prepare.megatron import export_megatron as export
+    from wingspan.workspace import find_run
+
+    written = export(find_run(project, overrides or (), runs).stage("prepare") / "tokens", target)
+    if json_:
+        print_json(written)
+    else:
+        output.print(", ".join(f"{target / split}.bin: {count:,} posts" for split, count in written.items()))
