@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wingspan.prepare import cleaning, personal
 from wingspan.prepare.cleaning import clean, mend_mojibake
 from wingspan.prepare.language import detect
 from wingspan.prepare.personal import iban, luhn, remove_personal_data
@@ -54,6 +57,40 @@ def test_cleaning_twice_changes_plain_text_no_further(text: str) -> None:
     once = cleaned(text)
     if "&" not in once and "<" not in once and mend_mojibake(once) == once:
         assert cleaned(once) == once
+
+
+@given(
+    st.text(
+        st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("<>/&;#pabÃ© \t\n\r\u00a0e\u0301")),
+        max_size=20,
+    )
+)
+def test_only_texts_that_cleaning_would_change_are_cleaned(text: str) -> None:
+    assert cleaned(text) == cleaning._clean(pl.Series([text]))[0]
+
+
+def test_no_character_that_cleaning_changes_looks_clean() -> None:
+    texts = pl.Series([f"a{chr(point)}a" for point in range(0x32000) if not 0xD800 <= point < 0xE000])
+    assert (clean(texts) == cleaning._clean(texts)).all()
+
+
+PIECES = (
+    "+33 6 12 34 56 78", "(555) 123-4567", "0612345678", "GB82 WEST 1234 5698 7654 32", "4111 1111 1111 1111",
+    "192.168.0.1", "2001:db8::8a2e:370:7334", "sk-abcdefghijklmnopqrstuvwx", "AKIAIOSFODNN7EXAMPLE",
+    "221B Baker Street", "Calle Mayor 4", "12 rue de la Paix", "Hauptstraße 5a", "Password: hunter2hunter2",
+    "-----BEGIN PRIVATE KEY-----", "xoxb-1234567890",
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text("0123456789 .:-+()ABabé@,", max_size=12)), max_size=4))
+def test_the_first_look_misses_no_personal_data(parts: list[str]) -> None:
+    text = " ".join(parts)
+    slowly = text
+    for kind in personal.KINDS:
+        replaced = partial(personal._replacement, kind, Counter())
+        slowly = kind.pattern.sub(replaced, slowly)
+    if "@" not in text:
+        assert protected(text) == slowly
 
 
 @given(st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=["Cs"]), max_size=30))

@@ -16,11 +16,14 @@ _MOJIBAKE = r"[ÂÃâð][\u{80}-\u{BF}€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’�
 _INVISIBLE = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F\u{FEFF}\u{FFFD}]"
 
 
-# What a text that is plain already has none of. Marks (accents typed apart, but also emoji variants) may not be NFC.
+# What a text that is plain already has none of. Marks (accents typed apart, but also emoji variants) may not be NFC;
+# after them come Jamo and the blocks of characters that NFC replaces.
 _SUSPECT = "|".join(
     [
         *("</?[a-zA-Z]", "&[#a-zA-Z]", _MOJIBAKE, _INVISIBLE, r"\p{M}"),
-        r"[\u{1100}-\u{11FF}\u{37E}\u{387}\u{1FEF}\u{212A}\u{212B}\u{2126}\u{2329}\u{232A}\u{F900}-\u{FAFF}]",
+        r"[\u{1100}-\u{11FF}\u{374}\u{37E}\u{387}\u{958}-\u{95F}\u{9DC}-\u{9DF}\u{A33}-\u{A5E}\u{B5C}\u{B5D}\u{F43}-\u{F69}]",
+        r"[\u{1F71}-\u{1FFD}\u{2126}\u{212A}\u{212B}\u{2329}\u{232A}\u{2ADC}\u{F900}-\u{FB4E}\u{1D15E}-\u{1D1C0}]",
+        r"[\u{2F800}-\u{2FA1D}]",
         r"[\u{A0}\u{1680}\u{2000}-\u{200A}\u{202F}\u{205F}\u{3000}\t\r]|  | \n|\n |\n\n\n|^\s|\s$",
     ]
 )
