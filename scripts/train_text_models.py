@@ -28,12 +28,14 @@ from typing import Any
 
 import brotli
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import scipy.sparse
 from sklearn.linear_model import LogisticRegression
 
 from wingspan.prepare.cleaning import clean
-from wingspan.prepare.ngrams import Model, buckets
+from wingspan.prepare.compiled import compiled
+from wingspan.prepare.ngrams import Model, features, longest_text, text_bytes
 
 WEIGHTS = Path(__file__).parents[1] / "src/wingspan/prepare/weights"
 WORDS = Path(__file__).with_name("language_words.toml")
@@ -258,6 +260,36 @@ def fit(
             f" {chosen[~own].mean():.2%} of the others"
         )
     return model.coef_[0], float(model.intercept_[0])
+
+
+def buckets(texts: pl.Series, model: Model) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What a model sees of texts, for its training: bucket numbers, and where each text's begin."""
+    content, offsets = text_bytes(texts)
+    return _buckets(content, offsets, len(model.weights), model.shortest, model.longest, model.letters_only)
+
+
+@compiled
+def _buckets(
+    content: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    size: int,
+    shortest: int,
+    longest: int,
+    letters_only: bool,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    begins = np.zeros(len(offsets), np.int64)
+    found = np.empty((longest_text(offsets) + 1) * (longest - shortest + 2), np.int64)
+    all_found = np.empty((offsets[-1] - offsets[0] + len(offsets)) * (longest - shortest + 2), np.int64)
+    scripts = np.zeros(1, np.int32)
+    nowhere = np.zeros(0, np.int64)
+    for text in range(len(offsets) - 1):
+        count = features(
+            content, offsets[text], offsets[text + 1], size, shortest, longest, letters_only, found, scripts,
+            nowhere, nowhere,
+        )  # fmt: skip
+        begins[text + 1] = begins[text] + count
+        all_found[begins[text] : begins[text + 1]] = found[:count]
+    return all_found[: begins[-1]], begins
 
 
 if __name__ == "__main__":

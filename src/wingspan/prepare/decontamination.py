@@ -21,7 +21,7 @@ import polars as pl
 
 from wingspan.errors import InputError
 from wingspan.prepare.compiled import compiled
-from wingspan.prepare.ngrams import code_point, folded, is_skipped, text_bytes
+from wingspan.prepare.ngrams import code_point, folded, is_skipped, longest_text, text_bytes
 
 WORDS = 8
 _FEWEST = 4
@@ -144,17 +144,9 @@ def _gram(words: Hashes, start: int, length: int) -> np.uint64:
 
 
 @compiled
-def _most(offsets: npt.NDArray[np.int64]) -> int:
-    most = 0
-    for text in range(len(offsets) - 1):
-        most = max(most, offsets[text + 1] - offsets[text])
-    return most + 2
-
-
-@compiled
 def _grams(content: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int32]]:
     """All n-gram hashes of these texts, and the text that each is from."""
-    words = np.empty(_most(offsets), np.uint64)
+    words = np.empty(longest_text(offsets) + 2, np.uint64)
     hashes = np.empty(offsets[-1] - offsets[0] + len(offsets), np.uint64)
     texts = np.empty(len(hashes), np.int32)
     total = 0
@@ -179,7 +171,7 @@ def _find(
 ) -> npt.NDArray[np.int32]:
     """The item with which each text first shares an n-gram, -1 for none."""
     found = np.full(len(offsets) - 1, -1, np.int32)
-    words = np.empty(_most(offsets), np.uint64)
+    words = np.empty(longest_text(offsets) + 2, np.uint64)
     for text in range(len(found)):
         count = _words(content, offsets[text], offsets[text + 1], words)
         length = min(count, WORDS)

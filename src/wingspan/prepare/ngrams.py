@@ -77,12 +77,6 @@ def text_bytes(texts: pl.Series) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     return np.frombuffer(content or b"", np.uint8), begins
 
 
-def buckets(texts: pl.Series, model: Model) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """What a model sees of texts, for its training: bucket numbers, and where each text's begin."""
-    content, offsets = text_bytes(texts)
-    return _buckets(content, offsets, len(model.weights), model.shortest, model.longest, model.letters_only)
-
-
 @compiled
 def _scores(
     content: npt.NDArray[np.uint8],
@@ -97,9 +91,9 @@ def _scores(
     texts, classes = len(offsets) - 1, weights.shape[1]
     sums, counts = np.zeros((texts, classes), np.int32), np.zeros(texts, np.int32)
     scripts = np.zeros((texts, len(starts) + 1), np.int32)
-    found = np.empty(_room(offsets, shortest, longest), np.int64)
+    found = np.empty((longest_text(offsets) + 1) * (longest - shortest + 2), np.int64)
     for text in range(texts):
-        count = _features(
+        count = features(
             content, offsets[text], offsets[text + 1], len(weights), shortest, longest, letters_only, found,
             scripts[text], starts, ends,
         )  # fmt: skip
@@ -113,40 +107,16 @@ def _scores(
 
 
 @compiled
-def _buckets(
-    content: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.int64],
-    size: int,
-    shortest: int,
-    longest: int,
-    letters_only: bool,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    begins = np.zeros(len(offsets), np.int64)
-    found = np.empty(_room(offsets, shortest, longest), np.int64)
-    all_found = np.empty((offsets[-1] - offsets[0] + len(offsets)) * (longest - shortest + 2), np.int64)
-    scripts = np.zeros(1, np.int32)
-    nowhere = np.zeros(0, np.int64)
+def longest_text(offsets: npt.NDArray[np.int64]) -> int:
+    """Bytes of the longest text."""
+    most = 0
     for text in range(len(offsets) - 1):
-        count = _features(
-            content, offsets[text], offsets[text + 1], size, shortest, longest, letters_only, found, scripts,
-            nowhere, nowhere,
-        )  # fmt: skip
-        begins[text + 1] = begins[text] + count
-        all_found[begins[text] : begins[text + 1]] = found[:count]
-    return all_found[: begins[-1]], begins
+        most = max(most, offsets[text + 1] - offsets[text])
+    return most
 
 
 @compiled
-def _room(offsets: npt.NDArray[np.int64], shortest: int, longest: int) -> int:
-    """The most features that one of these texts can have."""
-    widest = 0
-    for text in range(len(offsets) - 1):
-        widest = max(widest, offsets[text + 1] - offsets[text])
-    return int((widest + 1) * (longest - shortest + 2))
-
-
-@compiled
-def _features(
+def features(
     content: npt.NDArray[np.uint8],
     at: int,
     end: int,
