@@ -205,8 +205,9 @@ class _Stage:
 
     @cached_property
     def undivided(self) -> Array:
-        """Gradients of the embedding that tensor parallelism should have divided and did not."""
-        return (self.grid.tp - 1) * self.matrix * self.has_embedding * self.books.whole_embedding_gradient
+        """What other tensor-parallel ranks hold of the embedding and this rank's gradient of it has besides its own."""
+        whole = self.books.whole_tied_gradient and self.network.tied
+        return (self.grid.tp - 1) * self.matrix * self.has_embedding * whole
 
     @cached_property
     def block(self) -> Array:

@@ -173,8 +173,10 @@ def parallelise(model: Decoder, layout: Layout, mesh: DeviceMesh | None, *, comp
 
 def _split_tensors(model: Decoder, tp: DeviceMesh) -> None:
     """Tensor and sequence parallel: heads, MLP columns and the vocabulary over the ranks, tokens between blocks."""
+    tied = model.shape.tie_embeddings  # then the embedding lies as the head does, and its gradient is made whole
+    embedding = RowwiseParallel if tied or model.shape.hidden % tp.size() else ColwiseParallel
     ends: dict[str, ParallelStyle] = {
-        "model.embed_tokens": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1)),
+        "model.embed_tokens": embedding(input_layouts=Replicate(), output_layouts=Shard(1)),
         "model.norm": SequenceParallel(),
         "lm_head": ColwiseParallel(),
     }
