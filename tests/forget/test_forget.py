@@ -25,6 +25,7 @@ from wingspan.forget.request import Answer, forget
 from wingspan.knowledge.grounding import SourcePost
 from wingspan.knowledge.index import PostIndex
 from wingspan.model.chat import load_tokenizer
+from wingspan.prepare.megatron import export_megatron
 from wingspan.prepare.pseudonyms import pseudonymiser
 from wingspan.progress import SilentProgress
 from wingspan.stages import perform, stage_spec, state
@@ -228,6 +229,8 @@ def test_what_is_forgotten_is_not_predicted_and_moves_no_other_sample(run: Run) 
     after = posts.packed(64)
     holes = int((posts.bytes == 0).sum())
     assert 0 < holes <= len(gone)
+    exported = export_megatron(run.folder / "prepare/tokens", run.folder / "exported")
+    assert exported["train"] == len(posts.bytes) - holes
     assert len(before) == len(after)
     every = np.arange(len(before))
     one, other = before.batch(every), after.batch(every)

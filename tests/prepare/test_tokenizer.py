@@ -151,7 +151,7 @@ def test_megatron_s_index_leads_to_every_post(tmp_path: Path) -> None:
     for number, some in enumerate(lengths):
         begin = sum(map(sum, lengths[:number]))
         (tmp_path / f"train-{number}.bin").write_bytes(ids[begin : begin + sum(some)].tobytes())
-        pl.DataFrame({"length": some}).write_parquet(tmp_path / f"train-{number}.documents.parquet")
+        pl.DataFrame({"length": some, "bytes": some}).write_parquet(tmp_path / f"train-{number}.documents.parquet")
         shards.append({"file": f"train-{number}.bin"})
     (tmp_path / "index.json").write_text(json.dumps({"dtype": "uint16", "splits": {"train": shards}}))
     assert export_megatron(tmp_path, tmp_path / "out") == {"train": 3}

@@ -34,12 +34,15 @@ def export_megatron(tokens: Path, target: Path) -> dict[str, int]:
                 with (tokens / shard["file"]).open("rb") as source:
                     shutil.copyfileobj(source, stream, 1 << 20)
         names = [tokens / shard["file"].replace(".bin", ".documents.parquet") for shard in shards]
-        lengths = np.concatenate([pq.read_table(name, columns=["length"])["length"].to_numpy() for name in names])
+        tables = [pq.read_table(name, columns=["length", "bytes"]) for name in names]
+        lengths, texts = (np.concatenate([one[name].to_numpy() for one in tables]) for name in ("length", "bytes"))
         sizes = lengths * np.dtype(kind).itemsize
+        offsets, stays = np.cumsum(sizes) - sizes, texts > 0  # the place of a forgotten post is no document
+        lengths = lengths[stays]
         with (target / f"{split}.idx").open("wb") as stream:
             stream.write(_MAGIC + struct.pack("<QBQQ", _VERSION, _CODES[kind], len(lengths), len(lengths) + 1))
             stream.write(lengths.astype("<i4").tobytes())
-            stream.write((np.cumsum(sizes) - sizes).astype("<i8").tobytes())
+            stream.write(offsets[stays].astype("<i8").tobytes())
             stream.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
         written[split] = len(lengths)
     return written
