@@ -35,7 +35,7 @@ from sklearn.linear_model import LogisticRegression
 
 from wingspan.prepare.cleaning import clean
 from wingspan.prepare.compiled import compiled
-from wingspan.prepare.ngrams import Model, features, longest_text, text_bytes
+from wingspan.prepare.ngrams import SCRIPTS, Model, features, longest_text, text_bytes
 
 WEIGHTS = Path(__file__).parents[1] / "src/wingspan/prepare/weights"
 WORDS = Path(__file__).with_name("language_words.toml")
@@ -53,6 +53,7 @@ FLOOR = 3e-5  # added to the probability of every n-gram: what was never seen ma
 GRAMS = {2: 3_000, 3: 20_000, 4: 30_000}  # length -> the most frequent ones are kept
 WORD_NATS = 6.0
 SIZE, SCALE = 1 << 16, 10
+_SCRIPTS = len(SCRIPTS) + 1
 
 
 def main() -> None:
@@ -280,13 +281,10 @@ def _buckets(
     begins = np.zeros(len(offsets), np.int64)
     found = np.empty((longest_text(offsets) + 1) * (longest - shortest + 2), np.int64)
     all_found = np.empty((offsets[-1] - offsets[0] + len(offsets)) * (longest - shortest + 2), np.int64)
-    scripts = np.zeros(1, np.int32)
-    nowhere = np.zeros(0, np.int64)
+    scripts = np.zeros(_SCRIPTS, np.int32)
     for text in range(len(offsets) - 1):
-        count = features(
-            content, offsets[text], offsets[text + 1], size, shortest, longest, letters_only, found, scripts,
-            nowhere, nowhere,
-        )  # fmt: skip
+        begin, end = offsets[text], offsets[text + 1]
+        count = features(content, begin, end, size, shortest, longest, letters_only, found, scripts)
         begins[text + 1] = begins[text] + count
         all_found[begins[text] : begins[text + 1]] = found[:count]
     return all_found[: begins[-1]], begins

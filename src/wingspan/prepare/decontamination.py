@@ -37,20 +37,26 @@ class EvaluationIndex:
     hashes: Hashes
     item_of: npt.NDArray[np.int32]
     items: npt.NDArray[np.str_]
-    bitmap: npt.NDArray[np.uint8]
+    bitmap: npt.NDArray[np.bool_]
 
     @classmethod
     def open(cls, path: Path) -> EvaluationIndex:
         """What `write` wrote."""
         with np.load(path) as data:
             hashes = data["hashes"]
-            bitmap = np.zeros(_BITMAP, np.uint8)
-            bitmap[(hashes % np.uint64(_BITMAP)).astype(np.int64)] = 1
+            bitmap = np.zeros(_BITMAP, np.bool_)
+            bitmap[(hashes % np.uint64(_BITMAP)).astype(np.int64)] = True
             return cls(hashes, data["item_of"], data["items"], bitmap)
 
     def find(self, texts: pl.Series) -> pl.Series:
         """For each text the name of an item that shares a run of words with it, null for none."""
-        found = _find(*text_bytes(texts), self.hashes, self.item_of, self.bitmap)
+        hashes, text_of = _grams(*text_bytes(texts))
+        likely = self.bitmap[(hashes % np.uint64(_BITMAP)).astype(np.int64)]
+        hashes, text_of = hashes[likely], text_of[likely]
+        at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        same = self.hashes[at] == hashes if len(self.hashes) else likely[likely]
+        found = np.full(len(texts), -1, np.int32)
+        found[text_of[same][::-1]] = self.item_of[at[same]][::-1]  # the first of each text is written last
         return pl.Series("item", self.items).gather(pl.Series(found).replace(-1, None))
 
 
@@ -159,29 +165,3 @@ def _grams(content: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> tu
             hashes[total], texts[total] = _gram(words, start, length), text
             total += 1
     return hashes[:total], texts[:total]
-
-
-@compiled
-def _find(
-    content: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.int64],
-    known: Hashes,
-    item_of: npt.NDArray[np.int32],
-    bitmap: npt.NDArray[np.uint8],
-) -> npt.NDArray[np.int32]:
-    """The item with which each text first shares an n-gram, -1 for none."""
-    found = np.full(len(offsets) - 1, -1, np.int32)
-    words = np.empty(longest_text(offsets) + 2, np.uint64)
-    for text in range(len(found)):
-        count = _words(content, offsets[text], offsets[text + 1], words)
-        length = min(count, WORDS)
-        if length < _FEWEST:
-            continue
-        for start in range(count - length + 1):
-            value = _gram(words, start, length)
-            if bitmap[np.int64(value % np.uint64(len(bitmap)))]:
-                at = np.searchsorted(known, value)
-                if at < len(known) and known[at] == value:
-                    found[text] = item_of[at]
-                    break
-    return found

@@ -66,7 +66,7 @@ def scores(texts: pl.Series, model: Model) -> tuple[Ints, Ints, Ints]:
     Letters have shape (texts, len(SCRIPTS) + 1), the last column for Latin.
     """
     content, offsets = text_bytes(texts)
-    return _scores(content, offsets, model.weights, model.shortest, model.longest, model.letters_only, _STARTS, _ENDS)
+    return _scores(content, offsets, model.weights, model.shortest, model.longest, model.letters_only)
 
 
 def text_bytes(texts: pl.Series) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -85,18 +85,14 @@ def _scores(
     shortest: int,
     longest: int,
     letters_only: bool,
-    starts: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
 ) -> tuple[Ints, Ints, Ints]:
     texts, classes = len(offsets) - 1, weights.shape[1]
     sums, counts = np.zeros((texts, classes), np.int32), np.zeros(texts, np.int32)
-    scripts = np.zeros((texts, len(starts) + 1), np.int32)
+    scripts = np.zeros((texts, len(_STARTS) + 1), np.int32)
     found = np.empty((longest_text(offsets) + 1) * (longest - shortest + 2), np.int64)
     for text in range(texts):
-        count = features(
-            content, offsets[text], offsets[text + 1], len(weights), shortest, longest, letters_only, found,
-            scripts[text], starts, ends,
-        )  # fmt: skip
+        begin, end = offsets[text], offsets[text + 1]
+        count = features(content, begin, end, len(weights), shortest, longest, letters_only, found, scripts[text])
         counts[text] = count
         row = sums[text]
         for one in range(count):
@@ -126,8 +122,6 @@ def features(
     letters_only: bool,
     found: npt.NDArray[np.int64],
     scripts: Ints,
-    starts: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
 ) -> int:
     """Buckets of one text's n-grams and words, written to `found`; letters by script are added to `scripts`.
 
@@ -150,7 +144,7 @@ def features(
         if point == 0 and run == 1:
             continue
         if point >= 97:
-            scripts[_script(point, starts, ends)] += 1
+            scripts[_script(point)] += 1
         for place in range(_LONGEST - 1, 0, -1):
             last[place] = last[place - 1]
         last[0] = point
@@ -202,13 +196,12 @@ def is_skipped(content: npt.NDArray[np.uint8], at: int, end: int, hashtags: bool
 
 
 @compiled
-def _script(point: int, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> int:
-    if point < 0x370:
-        return len(starts)
-    for script in range(len(starts)):
-        if starts[script] <= point < ends[script]:
-            return script
-    return len(starts)
+def _script(point: int) -> int:
+    if point >= _STARTS[0]:
+        for script in range(len(_STARTS)):
+            if _STARTS[script] <= point < _ENDS[script]:
+                return script
+    return len(_STARTS)
 
 
 @compiled
