@@ -31,6 +31,10 @@ setup: .venv/.installed
 system:
 	scripts/system.sh
 
+# The peers of the benchmarks, each in an environment of its own.
+bench-peers:
+	scripts/bench_peers.sh
+
 bench-%: setup
 	$(BIN)/python benchmarks/$*.py
 

@@ -34,7 +34,7 @@ FORMAT = 1
 _PLACE = [pa.field("offset", pa.int64()), pa.field("length", pa.int64())]
 DOCUMENT_SCHEMA = pa.schema([pa.field("post_id", pa.string()), *_PLACE, pa.field("bytes", pa.int64())])
 LOOKUP_SCHEMA = pa.schema([pa.field("post_id", pa.string()), pa.field("shard", pa.string()), *_PLACE])
-_CHECKED = 256  # texts of each batch, encoded by Hugging Face's tokenizers too
+_CHECKED = 64  # texts of each batch, encoded by Hugging Face's tokenizers too
 
 Ids = npt.NDArray[np.uint32]
 Encode = Callable[[list[str]], tuple[Ids, npt.NDArray[np.int64]]]  # all ids in a row, and how many each text has

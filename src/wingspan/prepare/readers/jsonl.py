@@ -45,7 +45,7 @@ def _record_type(tree: Tree, defaults: dict[str, str]) -> type[msgspec.Struct]:
         (_attribute(key), Any if branch is None else _record_type(branch, {}) | None, defaults.get(key))
         for key, branch in tree.items()
     ]
-    return msgspec.defstruct("Record", fields, rename={_attribute(key): key for key in tree})
+    return msgspec.defstruct("Record", fields, rename={_attribute(key): key for key in tree}, gc=False)
 
 
 def _attribute(key: str) -> str:

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The peers that benchmarks measure side by side, each in an environment of its own under benchmarks/.venvs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# peer NAME REQUIREMENT...
+peer() {
+    local folder="benchmarks/.venvs/$1"
+    shift
+    if [ ! -f "$folder/.installed" ] || [ "$(cat "$folder/.installed")" != "$*" ]; then
+        python3 -m venv --clear "$folder"
+        "$folder/bin/pip" install --quiet "$@"
+        echo "$*" >"$folder/.installed"
+    fi
+}
+
+peer datatrove "datatrove==0.10.1" orjson nltk spacy "tokenizers>=0.20" "xxhash<4" ftfy regex
