@@ -18,7 +18,6 @@ from wingspan.plan.laptop import predict_stages, training_tokens
 from wingspan.plan.layouts import Choice, Problem, check, choose, problem_of
 from wingspan.plan.machine import Measurement, measure, nominal
 from wingspan.plan.network import Network, network_of
-from wingspan.plan.page import page
 from wingspan.plan.quality import quality
 from wingspan.plan.sentence import sentence
 from wingspan.plan.serving import serving
@@ -158,6 +157,8 @@ def _write_page(
     plan: dict[str, Any],
     explaining: Explainer,
 ) -> None:
+    from wingspan.plan.page import page  # its templates load after the first answer, not before
+
     shape = shape_of(project.model)
     tokens = training_tokens(project, shape)
     own = _price(project, network_of(shape), workload_of(project), layout, tokens, measurement)
