@@ -68,7 +68,7 @@ _SYLLABLES = [
     "va",
     "ve",
     "vi",
-]  # noqa: E501
+]
 _COMMON = [
     "the",
     "to",
@@ -100,7 +100,7 @@ _COMMON = [
     "all",
     "we",
     "do",
-]  # noqa: E501
+]
 
 
 def write_posts(path: Path, count: int, seed: int = 1) -> None:

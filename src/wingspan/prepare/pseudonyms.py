@@ -50,7 +50,7 @@ def pseudonymiser(key: bytes) -> Callable[[str], str]:
 def _pseudonym(key: bytes, name: str) -> str:
     digest = _keyed(key).copy()  # twice as fast as beginning with the key again
     digest.update(name.lower().encode())
-    return "user_" + digest.hexdigest()
+    return f"user_{digest.hexdigest()}"
 
 
 @cache
