@@ -29,7 +29,6 @@ class Accounting:
     bucket_bytes: float = 0.0
     accumulates_whole: bool = False  # fully sharded: whole fp32 gradients until the last micro-batch
     block_bytes: float = 6.0  # fully sharded: per parameter of a block at work, gathered ahead, and its gradients
-    whole_tied_gradient: bool = False  # tensor parallelism does not divide the gradient of a tied embedding
     sequence_parallel: bool = True
     gathered: int = 0  # of a block's four values of width h, those that each tensor-parallel rank keeps whole
     norm_bytes: float = 0.0  # kept per value of width h beside a block's four: fp32 copies of its two norms
@@ -56,7 +55,6 @@ WINGSPAN = Accounting(
     accumulates_whole=True,
     block_bytes=12.0,
     gathered=2,
-    whole_tied_gradient=True,
     norm_bytes=12.0,
     head_norm_bytes=8.0,
     activation_value=True,

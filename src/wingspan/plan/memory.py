@@ -204,12 +204,6 @@ class _Stage:
         return self.dense + self.experts / self.grid.ep
 
     @cached_property
-    def undivided(self) -> Array:
-        """What other tensor-parallel ranks hold of the embedding and this rank's gradient of it has besides its own."""
-        whole = self.books.whole_tied_gradient and self.network.tied
-        return (self.grid.tp - 1) * self.matrix * self.has_embedding * whole
-
-    @cached_property
     def block(self) -> Array:
         """Parameters of one block before they are sharded."""
         network = self.network
@@ -229,7 +223,7 @@ def _states(stage: _Stage) -> Items:
     full = grid.zero == 3
     below = books.gradient * np.where(grid.zero >= 2, sharded, stage.whole)
     optimizer = (4.0 + books.copies + moments) * np.where(grid.zero >= 1, sharded, stage.whole)
-    accumulated = np.where(stage.accumulates, stage.whole + stage.undivided, sharded)
+    accumulated = np.where(stage.accumulates, stage.whole, sharded)
     return {
         "parameters": np.where(full, 4.0 * sharded, stage.word * stage.whole),
         "gradients": np.where(full, 4.0 * accumulated, below),
@@ -257,7 +251,7 @@ def _moments(stage: _Stage, gradients: Array) -> list[Items]:
         {
             "gradients": before,
             "gathered_blocks": running,
-            "activations": kept + np.maximum(again + words * _flowing(stage), stage.word * stage.undivided),
+            "activations": kept + again + words * _flowing(stage),
             "logits": after_loss,
         },
         {"gradients": gradients, "gathered_blocks": late, "activations": 0.0 * kept, "logits": 0.0 * in_loss},
