@@ -109,7 +109,6 @@ def train_language(packages: Path, udhr: Path) -> None:
         for language in ours:
             weights[bucket_of(word), languages.index(language)] += WORD_NATS / len(ours)
     bias = np.array([0 if one in COMMON else -4 * SCALE for one in languages], np.int32)
-    bias[-1] = -4 * SCALE
     rounded = np.clip(np.round(weights * SCALE), -127, 127).astype(np.int8)
     save("language", Model(rounded, tuple(languages), bias, 2, 4, True, SCALE))
 

@@ -183,6 +183,7 @@ def _prepared() -> dict[str, str]:
         "samples": {"too short": [{"post_id": "1", "text": HOSTILE}], "near duplicate": [REPEAT]},
         "lengths": [{"up_to": 64, "posts": 400}, {"up_to": 128, "posts": 550}],
         "tags": {"shouting": 12},
+        "tagged_samples": {"shouting": [{"post_id": "4", "text": "WHY IS NOBODY TALKING ABOUT TRAMS"}]},
         "sources": [
             {"name": "made-up", "licence": "CC0-1.0", "read": 1000, "refused": {"x": 49}, "damaged": 1, "kept": 950}
         ],

@@ -48,6 +48,7 @@ def test_the_posts_are_told_by_source_language_and_rule(make_run: MakeRun) -> No
     assert "3: exam.jsonl#7, d-1: exam.jsonl#8" in text
     assert "2,048 tokens 2.50" in text
     assert "up to 128" in text
+    assert "A few texts that were tagged and kept shouting: 12 WHY IS NOBODY TALKING ABOUT TRAMS" in text
 
 
 def test_the_page_needs_nothing_else_and_runs_no_script(make_run: MakeRun) -> None:

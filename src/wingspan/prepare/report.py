@@ -49,9 +49,9 @@ def funnel(read: Tally, settled: Tally, sources: Sequence[PostSource]) -> dict[s
 
 
 def samples(drawn: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """At most five posts per rule that dropped some, without personal data; a duplicate with what it repeats."""
+    """At most five posts per rule, without personal data; a duplicate with what it repeats."""
     shown: dict[str, list[dict[str, Any]]] = {}
-    for row in drawn.filter("dropped").group_by("rule", maintain_order=True).head(_SAMPLES).iter_rows(named=True):
+    for row in drawn.group_by("rule", maintain_order=True).head(_SAMPLES).iter_rows(named=True):
         repeated = {name: row[name] for name in ("repeats", "kept") if row["repeats"]}
         shown.setdefault(row["rule"], []).append({"post_id": row["post_id"], "text": row["text"]} | repeated)
     return shown

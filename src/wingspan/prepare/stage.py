@@ -109,6 +109,7 @@ def _steps(context: StageContext, flow: Flow) -> dict[str, Any]:
     trained_on, epochs = mix(flow, splits[TRAIN], settings.mixture, seed)
     index = write_tokens(flow, splits | {TRAIN: trained_on}, tokenizer, output / "tokens")
 
+    drawn = write_samples(flow, posts, outcome, seed, output / SAMPLES_FILE)
     proof = prove(output, Tombstones.open(tombstones))
     if proof["found"]:
         raise WorkError(f"{proof['found']} tombstoned ids remain", where=output, remedy="Report this as a bug")
@@ -130,7 +131,8 @@ def _steps(context: StageContext, flow: Flow) -> dict[str, Any]:
         "by_language": outcome.tally["by_language"],
         "tags": outcome.tally["tags"],
         "evaluation_sets": [*report.contaminated(posts), *asked],
-        "samples": report.samples(write_samples(flow, posts, outcome, seed, output / SAMPLES_FILE)),
+        "samples": report.samples(drawn.filter("dropped")),
+        "tagged_samples": report.samples(drawn.filter(~pl.col("dropped"))),
     }
 
 

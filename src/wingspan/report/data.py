@@ -17,7 +17,7 @@ _MOST_LANGUAGES, _MOST_REASONS = 12, 3
 
 @dataclass(frozen=True)
 class Removed:
-    """A text that a rule refused, and the post that it repeats."""
+    """A text that a rule refused or tagged, and the post that it repeats."""
 
     text: str
     repeats: str
@@ -149,12 +149,24 @@ def tombstones(report: Document) -> str:
     return f"Must not be used: {known}. Of these {total:,}, {proof['found']:,} were found among the {searched}."
 
 
-def removed(report: Document) -> dict[str, list[Removed]]:
-    """Samples of what each rule refused; deleted and opted-out posts are never among them."""
-    return {
-        rule: [Removed(one["text"], one.get("kept") or "") for one in texts]
-        for rule, texts in report["samples"].items()
-    }
+def samples(report: Document) -> list[tuple[str, dict[str, list[Removed]], dict[str, int]]]:
+    """What each rule refused, and what it only tagged: a heading, samples by rule, and how many there are by rule.
+
+    Deleted and opted-out posts are never among them.
+    """
+    shown = (
+        ("A few texts that each rule refused", "samples", report["refused"]),
+        ("A few texts that were tagged and kept", "tagged_samples", report.get("tags", {})),
+    )
+    return [
+        (heading, {rule: [_sample(one) for one in texts] for rule, texts in report[key].items()}, counts)
+        for heading, key, counts in shown
+        if report.get(key)
+    ]
+
+
+def _sample(one: Document) -> Removed:
+    return Removed(one["text"], one.get("kept") or "")
 
 
 def lengths(report: Document) -> str:
