@@ -224,9 +224,9 @@ def test_language_does_not_depend_on_the_batch() -> None:
     assert languages(*texts) == [languages(text)[0] for text in texts]
 
 
-@pytest.mark.skipif("WINGSPAN_SHARED" not in os.environ, reason="needs a folder with labelled tweets")
-def test_languages_of_real_tweets() -> None:
-    folder = Path(os.environ["WINGSPAN_SHARED"]) / "data" / "xlmt-sentiment"
+@pytest.mark.shared_data
+def test_languages_of_real_tweets(shared_data: Path) -> None:
+    folder = shared_data / "data" / "xlmt-sentiment"
     codes = {"english": "en", "french": "fr", "spanish": "es", "german": "de", "arabic": "ar", "italian": "it"}
     for name, code in codes.items():
         found = languages(*(line for file in sorted((folder / name).glob("*_text.txt")) for line in file.open()))

@@ -133,7 +133,7 @@ def test_the_command_prints_a_screen_or_json(tmp_path: Path) -> None:
     ],
 )
 def test_real_data_is_recognised(shared_data: Path, path: str, reader: str) -> None:
-    assert inspect(shared_data / path)["reader"] == reader
+    assert inspect(shared_data / "data" / path)["reader"] == reader
 
 
 def test_a_plugged_in_reader_is_found_by_name_and_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -210,8 +209,8 @@ def test_no_record_is_too_strange_to_be_counted(tmp_path: Path, reader: str, rec
 
 
 @pytest.mark.shared_data
-def test_real_files_are_read_to_the_last_record() -> None:
-    shared = Path(os.environ["WINGSPAN_SHARED"])
+def test_real_files_are_read_to_the_last_record(shared_data: Path) -> None:
+    shared = shared_data / "data"
     listed = (shared / "bluesky-jetstream/car_expected_records.tsv").read_text().splitlines()
     repo = find(shared / "bluesky-jetstream/repo.car", "bluesky-car")
     assert (repo.read, repo.damaged) == (len(listed), 0)

@@ -204,7 +204,7 @@ def test_no_x_archive_crashes(tmp_path: Path, items: list[Any], cut: int) -> Non
 
 @pytest.mark.shared_data
 def test_real_pages_of_api_v2(shared_data: Path) -> None:
-    found = find(shared_data / "twitter-api-v2", "twitter-v2")
+    found = find(shared_data / "data" / "twitter-api-v2", "twitter-v2")
     assert found.damaged == 0
     assert len(found.posts) > 700
     assert {one["reason"] for one in found.tombstones} >= {"protected", "deactivated", "Not Found Error"}
@@ -212,7 +212,7 @@ def test_real_pages_of_api_v2(shared_data: Path) -> None:
 
 @pytest.mark.shared_data
 def test_real_statuses_of_api_v1(shared_data: Path) -> None:
-    found = find(shared_data / "rumoureval-threads" / "train.tweets.v1.jsonl", "twitter-v1")
+    found = find(shared_data / "data" / "rumoureval-threads" / "train.tweets.v1.jsonl", "twitter-v1")
     assert (found.read, found.damaged, found.refused) == (4238, 0, {"repost": 28})
     assert sum(post["parent_id"] is not None for post in found.posts.values()) > 3000
 
