@@ -32,6 +32,8 @@ def tags(*texts: str) -> list[list[str]]:
         ("New on the blog today, how I bake bread without an oven https://blog.example/bread #baking", []),
         ("@ann @bob @carl see you all at eight, bring something to drink", []),
         ("今天天气很好，我们去公园吧", []),
+        ("今天天气很好，我们去公园吧 #a #b #c #d #e", []),
+        ("วันนี้อากาศดีมากเราไปสวนสาธารณะกันเถอะครับแล้วกลับมากินข้าวที่บ้านด้วยกันกับทุกคนในครอบครัวของเรา", []),
         ("noooooo that is so sad", []),
         ("a https://a.example b https://b.example c https://c.example", ["link farm"]),
         ("#look https://a.example", ["link alone"]),

@@ -21,7 +21,7 @@ import polars as pl
 
 from wingspan.errors import InputError
 from wingspan.prepare.compiled import compiled
-from wingspan.prepare.ngrams import code_point, folded, is_skipped, longest_text, text_bytes
+from wingspan.prepare.ngrams import code_point, folded, is_skipped, longest_text, stands_alone, text_bytes
 
 WORDS = 8
 _FEWEST = 4
@@ -125,7 +125,7 @@ def _words(content: npt.NDArray[np.uint8], at: int, end: int, words: Hashes) -> 
             digit = 48 <= point <= 57
             begins = point <= 32
             point = point if digit else folded(point, True)
-        alone = 0xE00 <= point < 0xE80 or 0x3040 <= point < 0xA000
+        alone = stands_alone(point)
         if word and (point == 0 or alone):
             words[count] = word
             count += 1

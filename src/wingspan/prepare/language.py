@@ -45,9 +45,8 @@ def detect(posts: pl.DataFrame) -> pl.Series:
     untold = hints.is_not_null() & pl.Series(hint_codes < 0)  # a tag that the model does not know
     tagged = untold & (pl.Series(script == LATIN) | hints.is_in(_TAGGED))
     written = pl.Series(letters.any(axis=1))
-    return pl.select(
-        pl.when(~written | (tagged & owner.is_null())).then(None).otherwise(pl.coalesce(owner, found)).alias("lang")
-    ).select(pl.coalesce("lang", hints, pl.lit(UNKNOWN)).alias("lang"))["lang"]
+    decided = pl.when(written & ~(tagged & owner.is_null())).then(pl.coalesce(owner, found))
+    return pl.select(pl.coalesce(decided, hints, pl.lit(UNKNOWN)).alias("lang"))["lang"]
 
 
 @compiled

@@ -241,6 +241,12 @@ def folded(point: int, letters_only: bool) -> int:
 
 
 @compiled
+def stands_alone(point: int) -> bool:
+    """Characters of scripts that put no spaces between words: Thai, kana, Han."""
+    return 0xE00 <= point < 0xE80 or 0x3040 <= point < 0xA000
+
+
+@compiled
 def _is_between_letters(point: int) -> bool:
     """Combining marks, punctuation and symbols, private use, full-width punctuation, emoji."""
     if point < 0x3040:

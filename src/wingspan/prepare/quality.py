@@ -14,10 +14,11 @@ import polars as pl
 
 from wingspan.prepare.compiled import compiled
 from wingspan.prepare.hits import where_true
-from wingspan.prepare.ngrams import Model, code_point, load_model, scores, text_bytes
+from wingspan.prepare.ngrams import Model, code_point, load_model, scores, stands_alone, text_bytes
 
-# What is counted, in this order.
 _COUNTS = ("links", "handles", "hashtags", "emoji", "letters", "words", "different", "longest_run", "capitals")
+_LINKS, _HANDLES, _HASHTAGS, _EMOJI, _LETTERS, _WORDS, _DIFFERENT, _RUN, _CAPITALS = range(len(_COUNTS))
+_WORD = -1  # a token that is none of the first three
 _OPENING = 5  # words that an opening has
 _WORDS_COMPARED = 256  # of a long post only the first words are compared with each other
 _SEEN = 1024
@@ -95,46 +96,54 @@ def _model() -> Model:
 def _counts(
     content: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]:
-    """Counts of _COUNTS for each text, and the hashes of all and of its first words; links, handles, tags are none."""
+    """Counts of _COUNTS for each text, and hashes of all its words and of the first; links, handles, tags are none.
+
+    In scripts without spaces each character is a word, different from all others.
+    """
     texts = len(offsets) - 1
-    counts, hashes = np.zeros((texts, 9), np.int32), np.zeros((texts, 2), np.uint64)
+    counts, hashes = np.zeros((texts, len(_COUNTS)), np.int32), np.zeros((texts, 2), np.uint64)
     seen = np.zeros(_SEEN, np.uint64)
     for text in range(texts):
         at, end = offsets[text], offsets[text + 1]
         row = counts[text]
         seen[:] = 0
-        previous, run, word, kind = 0, 0, np.uint64(0), 0  # kind of the token: 0 word, 1 link, 2 handle, 3 hashtag
-        begins = True
+        previous, run, word, kind, begins = 0, 0, np.uint64(0), _WORD, True
         while at <= end:
             point, width = code_point(content, at) if at < end else (32, 1)
             if point <= 32:
-                if not begins and kind == 0 and word:
-                    row[5] += 1
-                    hashes[text, 0] = (hashes[text, 0] ^ word) * np.uint64(0xBF58476D1CE4E5B9)
-                    if row[5] == _OPENING:
-                        hashes[text, 1] = hashes[text, 0]
-                    if row[5] <= _WORDS_COMPARED and _is_new(seen, word):
-                        row[6] += 1
-                begins, word = True, np.uint64(0)
-                run = 0
+                if word:
+                    _add_word(row, hashes[text], word)
+                    row[_DIFFERENT] += row[_WORDS] <= _WORDS_COMPARED and _is_new(seen, word)
+                begins, word, run = True, np.uint64(0), 0
             else:
                 if begins:
-                    kind = _kind(content, at, end)
-                    if kind:
-                        row[kind - 1] += 1
-                    begins = False
-                if kind == 0:
+                    kind, begins = _kind(content, at, end), False
+                    if kind != _WORD:
+                        row[kind] += 1
+                if kind == _WORD:
                     run = run + 1 if point == previous else 1
-                    row[7] = max(row[7], run)
+                    row[_RUN] = max(row[_RUN], run)
                     if _is_emoji(point):
-                        row[3] += 1
+                        row[_EMOJI] += 1
                     elif _is_letter(point):
-                        row[4] += 1
-                        row[8] += 65 <= point <= 90
+                        row[_LETTERS] += 1
+                        row[_CAPITALS] += 65 <= point <= 90
                         word = (word + np.uint64(point | 32) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+                        if stands_alone(point):
+                            _add_word(row, hashes[text], word)
+                            row[_DIFFERENT] += 1
+                            word = np.uint64(0)
             previous = point
             at += width
     return counts, hashes
+
+
+@compiled
+def _add_word(row: npt.NDArray[np.int32], hashes: npt.NDArray[np.uint64], word: np.uint64) -> None:
+    row[_WORDS] += 1
+    hashes[0] = (hashes[0] ^ word) * np.uint64(0xBF58476D1CE4E5B9)
+    if row[_WORDS] == _OPENING:
+        hashes[1] = hashes[0]
 
 
 @compiled
@@ -153,12 +162,12 @@ def _is_new(seen: npt.NDArray[np.uint64], word: np.uint64) -> bool:
 def _kind(content: npt.NDArray[np.uint8], at: int, end: int) -> int:
     first = content[at]
     if first == 64:
-        return 2
+        return _HANDLES
     if first == 35:
-        return 3
+        return _HASHTAGS
     if first == 104 and at + 8 <= end and content[at + 1] == 116 and content[at + 2] == 116 and content[at + 3] == 112:
-        return 1
-    return 0
+        return _LINKS
+    return _WORD
 
 
 @compiled
