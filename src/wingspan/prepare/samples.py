@@ -25,6 +25,7 @@ _SHOWN = ("post_id", "author_id", "source", "lang", "text")
 
 def write_samples(flow: Flow, posts: Dataset, outcome: Dataset, seed: int, target: Path) -> pl.DataFrame:
     """Write and return at most 100 posts per rule: `rule`, `dropped` (else only tagged), the post, what it repeats."""
+    posts = posts.only(*_SHOWN)
     drawn = flow.map("samples", partial(_draw, seed), posts, outcome)
     found = _least(pl.concat([frame_of(table) for table in drawn.tables()]))
     repeated = [None if at is None else _post_at(posts, at) for at in found["repeats"]]
@@ -38,7 +39,7 @@ def write_samples(flow: Flow, posts: Dataset, outcome: Dataset, seed: int, targe
 
 def _draw(seed: int, posts: pa.Table, outcome: pa.Table) -> pa.Table:
     """The sample of this part: dropped posts under what dropped them, kept ones under each of their tags."""
-    frame = frame_of(posts.select([*_SHOWN])).hstack(frame_of(outcome.select(["refused", "repeats", "tags"])))
+    frame = frame_of(posts).hstack(frame_of(outcome.select(["refused", "repeats", "tags"])))
     frame = frame.with_columns(hash=mixed(text_hashes(frame["post_id"]) ^ np.uint64(seed)))
     frame = frame.filter(pl.col("text") != "")  # of the deleted and of those who opted out, no words are left
     columns = ["rule", "dropped", *_SHOWN, "repeats", "hash"]
