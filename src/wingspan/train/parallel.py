@@ -182,6 +182,8 @@ def _split_tensors(model: Decoder, tp: DeviceMesh) -> None:
     }
     present = {name: style for name, style in ends.items() if _has(model, name)}
     parallelize_module(model, tp, present)
+    if model.model.embed_tokens is not None:  # gloo exchanges by gathering: let go of what other ranks read
+        model.model.embed_tokens.register_forward_hook(lambda module, tokens, hidden: hidden.clone())
     block_plan: dict[str, ParallelStyle] = {
         "input_layernorm": SequenceParallel(use_local_output=True),
         "self_attn": _gather_tokens(others=3),
