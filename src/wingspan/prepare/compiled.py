@@ -11,5 +11,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """`function` compiled at its first call and kept on disk for the next process."""
-    return cast(Function, numba.njit(cache=True, nogil=True)(function))
+    """`function` compiled at its first call and kept on disk for the next process, where there is a place for it."""
+    try:
+        return cast(Function, numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # neither beside the code nor in the user's home may anything be written
+        return cast(Function, numba.njit(nogil=True)(function))
