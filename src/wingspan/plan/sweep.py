@@ -137,7 +137,8 @@ class Sweep:
             problem = f"the catalogue does not know the price of {self.chip.name}"
             raise InputError(problem, where="--budget", remedy="Set fleet.price_per_device_hour")
         share = budget / fleet.run.cost
-        return found | {"fits": share >= 1, "tokens": share * self.tokens} | _best_model(share * self._flops)
+        best_model = _best_model(share * self._flops)
+        return found | {"fits": share >= 1, "tokens": share * self.tokens, "best_model": best_model}
 
     @property
     def _flops(self) -> float:
@@ -176,8 +177,8 @@ def _batches(near: int, devices: int) -> list[int]:
 def _best_model(flops: float) -> dict[str, Any]:
     """The model and tokens of the lowest loss that so much computing buys."""
     parameters, tokens = REFIT.optimum(flops)
-    best = {"parameters": parameters, "tokens": tokens, "loss": REFIT.loss(parameters, tokens), "source": REFIT.name}
-    return {"flops": flops, "best_model": best}
+    loss = REFIT.loss(parameters, tokens)
+    return {"flops": flops, "parameters": parameters, "tokens": tokens, "loss": loss, "source": REFIT.name}
 
 
 def _row(priced: Priced) -> dict[str, Any]:
@@ -197,15 +198,7 @@ def at_scale(network: Network, workload: Workload, tokens: float, chip: Chip, fl
     best = Sweep(network, workload, tokens, chip, own).up_to(AT_SCALE_DEVICES)
     assert chip.bf16_tflops is not None
     flops = AT_SCALE_DEVICES * chip.bf16_tflops * 1e12 * _AT_SCALE_MFU * _AT_SCALE_DAYS * 86400
-    parameters, could_see = REFIT.optimum(flops)
-    could_train = {
-        "days": _AT_SCALE_DAYS,
-        "mfu": _AT_SCALE_MFU,
-        "flops": flops,
-        "parameters": parameters,
-        "tokens": could_see,
-        "source": f"C = 6 N D, {REFIT.name}; MFU as Llama 3 reports at this scale",
-    }
+    could_train = {"days": _AT_SCALE_DAYS, "mfu": _AT_SCALE_MFU} | _best_model(flops)
     scale = {"device": chip.name, "fleet_devices": AT_SCALE_DEVICES, "could_train": could_train}
     if best is None:
         return scale
