@@ -131,7 +131,15 @@ def share_of_machine(machine: Chip, ranks: int) -> Chip:
 
 def half_of(chip: Chip) -> Chip:
     """One of the two cores that a chip shows itself as."""
-    names = ("bf16_tflops", "fp8_tflops", "matmul_bf16_tflops", "memory_gb", "memory_gb_s", "domain_gb_s", "network_gb_s")
+    names = (
+        "bf16_tflops",
+        "fp8_tflops",
+        "matmul_bf16_tflops",
+        "memory_gb",
+        "memory_gb_s",
+        "domain_gb_s",
+        "network_gb_s",
+    )
     halves = {name: value / 2 for name in names if (value := getattr(chip, name)) is not None}
     units = chip.compute_units and chip.compute_units // 2
     return replace(chip, **halves, compute_units=units, domain_devices=chip.domain_devices and 2 * chip.domain_devices)
