@@ -68,13 +68,12 @@ def main() -> None:
         folder = Path(name)
         posts, half = folder / "posts.jsonl", folder / "half.jsonl"
         if options.posts:
-            with options.posts.open() as source, posts.open("w") as target:
-                target.writelines(islice(source, count))
+            _first(count, options.posts, posts)
         else:
             write_posts(posts, count)
-        lines = posts.read_text("utf-8").splitlines(keepends=True)
-        half.write_text("".join(lines[: len(lines) // 2]), "utf-8")
-        texts = pl.Series("text", [json.loads(line)["text"] for line in islice(lines, 200_000)])
+        _first(count // 2, posts, half)
+        with posts.open(encoding="utf-8") as lines:
+            texts = pl.Series("text", [json.loads(line)["text"] for line in islice(lines, 200_000)])
         make_tokenizer(ModelSection(depth=2, vocab=VOCABULARY), None, texts[:50_000], folder / "tokenizer")
         _steps(texts, folder / "tokenizer", 1 if options.quick else 5, figures)
         _peer(posts, folder / "tokenizer/tokenizer.json", 500 if options.quick else 5_000, figures)
@@ -94,6 +93,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, help="posts")
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # prepare this file once, in a process of its own
     return parser.parse_args()
+
+
+def _first(count: int, source: Path, target: Path) -> None:
+    with source.open("rb") as lines, target.open("wb") as stream:
+        stream.writelines(islice(lines, count))
 
 
 def _steps(texts: pl.Series, tokenizer: Path, repeats: int, figures: dict[str, float]) -> None:
@@ -196,7 +200,7 @@ def _whole(posts: Path, tokenizer: Path) -> dict[str, Any]:
         "project": {"name": "benchmark"},
         "rights": {"basis": "public-domain", "statement": "All of it was made up to be measured."},
         "model": {"start": str(tokenizer)},
-        "prepare": {"posts": [source], "grounded_dialogues": 10, "grounded_held_out": 2},
+        "prepare": {"posts": [source], "held_out": 0.01, "grounded_dialogues": 10, "grounded_held_out": 2},
     }
     progress = _Timed()
     output = posts.parent / f"out-{posts.stem}"

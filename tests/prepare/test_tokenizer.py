@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -131,6 +131,7 @@ def test_shards_hold_every_post_and_say_where(tmp_path: Path, monkeypatch: pytes
 
 
 @given(st.text(max_size=80))
+@settings(deadline=None)
 def test_fast_encoding_is_that_of_hugging_face(folder: Path, text: str) -> None:
     BPE.encode_special_tokens = True
     ids, lengths = encoder(folder)([text, "the rain"])

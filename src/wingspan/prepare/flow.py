@@ -203,7 +203,9 @@ def _publish(target: Path, batches: Iterable[pa.Table]) -> list[tuple[int, Tally
     first = next(tables)
     schema = first.schema.remove_metadata()
     done = []
-    with pa.ipc.new_file(temporary, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    numbers = all(pa.types.is_primitive(column.type) for column in schema)  # hashes for the most part
+    options = pa.ipc.IpcWriteOptions(compression=None if numbers else "lz4")
+    with pa.ipc.new_file(temporary, schema, options=options) as writer:
         for table in chain([first], tables):
             tally = (table.schema.metadata or {}).get(_TALLY, b"{}")
             rows = table.replace_schema_metadata(None).combine_chunks().to_batches()
