@@ -26,8 +26,7 @@ DENSE = ModelShape("qwen3", 4, 1024, 8, 4, 128, 2816, 16384, tie_embeddings=Fals
 LLAMA = ModelShape("llama", 4, 2048, 16, 8, 128, 5632, 32000, tie_embeddings=False)
 MOE = ModelShape("qwen3_moe", 4, 512, 8, 4, 64, 0, 8192, False, experts=8, experts_per_token=2, expert_ffn=512)
 REHEARSED = [
-    (DENSE, Layout(dp_shard=8, micro_batch=2), 16),
-    (DENSE, Layout(dp_replicate=2, dp_shard=2, micro_batch=2, recompute="full"), 16),
+    (DENSE, Layout(dp_replicate=2, dp_shard=4, micro_batch=2, recompute="full"), 32),
     (DENSE, Layout(dp_shard=2, tp=2, micro_batch=1, recompute="selective"), 4),
     (LLAMA, Layout(dp_shard=2, pp=2, micro_batch=1), 4),
     (MOE, Layout(dp_shard=4, micro_batch=2), 16),
