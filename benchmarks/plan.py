@@ -204,6 +204,7 @@ def _start_up(figures: Figures, targets: Targets, repeats: int) -> None:
     """Wall time from nothing to `wingspan.plan` and its first answer, in a new process."""
     code = (
         "from wingspan.plan.layouts import *; from wingspan.plan.chips import chip_named;"
+        "from wingspan.plan.grid import Workload; from wingspan.plan.network import Network;"
         "choose(Problem(Network(32, 4096, 32, 8, 128, 14336, 128256), Workload(8192, 512), chip_named('H100 SXM'), 64))"
     )
     times = []
