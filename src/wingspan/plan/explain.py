@@ -17,7 +17,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, ValuesView
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 from types import CodeType, GeneratorType
 from typing import Any
@@ -52,6 +53,7 @@ class Derivation:
     filled: str = ""
     source: str = ""
     where: str = ""
+    figure: dict[str, Any] | None = None  # unit, basis and band, as plan.json has them
     terms: tuple[Derivation, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -124,12 +126,17 @@ class Explainer:
                     terms[_said(leaf)] = self._term(call, leaf)
         text = ast.get_docstring(_function(call.code)) or ""
         where = f"{call.code.co_name} in {Path(call.code.co_filename).name}"
-        return replace(_derivation(*found), source=text, where=where, terms=tuple(terms.values()))
+        return replace(self._formula(*found), source=text, where=where, terms=tuple(terms.values()))
 
     def formulas(self) -> list[Derivation]:
         """Every number of the plan that is not 0 with its formula, without terms."""
         found = (self._find(path) for path, value in self.figures.items() if value)
-        return [_derivation(*one) for one in found if one]
+        return [self._formula(*one) for one in found if one]
+
+    def _formula(self, name: str, value: float, made: _Made) -> Derivation:
+        figure = reduce(getitem, name.split("."), self.plan) if name in self.figures else None
+        known = figure if isinstance(figure, dict) else None
+        return Derivation(name, value, _said(made[1]), _filled(*made), figure=known)
 
     def _find(self, name: str) -> tuple[str, float, _Made] | None:
         """A number by its path or the end of it, a term by its number and name, any other value by its name alone."""
@@ -202,10 +209,6 @@ class Explainer:
         if made is None or _said(made[1]) == name:
             return Derivation(name, number, source=source or _field(call, leaf))
         return Derivation(name, number, _said(made[1]), _filled(*made), _source(*made))
-
-
-def _derivation(name: str, value: float, made: _Made) -> Derivation:
-    return Derivation(name, value, _said(made[1]), _filled(*made))
 
 
 def _figures(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

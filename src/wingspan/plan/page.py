@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import getitem
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -50,6 +48,6 @@ def page(plan: Document, explored: Document, explaining: Explainer) -> str:
         calendar={name: part for name, part in calendar(fleet).items() if part > 0},
         chips=chips,
         explored=explored,
-        derivations=[(one, reduce(getitem, one.name.split("."), plan)) for one in explaining.formulas()],
+        derivations=explaining.formulas(),
         data=data,
     )

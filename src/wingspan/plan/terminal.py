@@ -283,8 +283,10 @@ def render_names(figures: Mapping[str, float]) -> RenderableType:
 
 def render_derivation(derivation: Derivation) -> RenderableType:
     """A number, its formula in names and in values, what it rests on, and the values one level down."""
+    figure = derivation.figure
+    said = f"{amount(figure['value'], figure.get('unit', ''))} ({band(figure)}), {figure['basis']}" if figure else ""
     parts: list[RenderableType] = [
-        Text.assemble((derivation.name, "bold cyan"), " = ", (written(derivation.value), "bold")),
+        Text.assemble((derivation.name, "bold cyan"), " = ", (written(derivation.value), "bold"), "  ", (said, "dim")),
         Text(f"  = {derivation.formula}"),
         Text(f"  = {derivation.filled}"),
         Text(),
