@@ -58,7 +58,15 @@ def _traces(part: int, posts: pa.Table) -> pa.Table:
 def _judged(settings: Prepare, posts: int, traces: pa.Table) -> pa.Table:
     """Places and tags of the posts of the groups that meet a rule, moved to their parts."""
     frame = frame_of(traces)
-    authors, texts, openings = (frame.filter(pl.col("kind") == kind) for kind in (_AUTHOR, _TEXT, _OPENING))
+    fewest_posts = {  # of a group that can meet a rule: most groups are smaller, and looked at no further
+        _AUTHOR: min(_FEWEST_POSTS, settings.account_posts_per_day + 1),
+        _TEXT: _COPYING_ACCOUNTS,
+        _OPENING: _TEMPLATE_POSTS,
+    }
+    kinds = [frame.filter(pl.col("kind") == kind) for kind in fewest_posts]
+    authors, texts, openings = (
+        rows.filter(pl.len().over("key") >= least) for rows, least in zip(kinds, fewest_posts.values(), strict=True)
+    )
     many = pl.len() >= _FEWEST_POSTS
     habits = authors.group_by("key").agg(
         flooding=(
