@@ -126,10 +126,12 @@ def test_published_memory_is_predicted(shared_data: Path) -> None:
 
     runs, _ = read_runs(shared_data / "plan" / "runs_public.csv")
     errors: dict[str, list[float]] = {}
-    refused = 0
+    stated = refused = 0
     for run in runs:
         items = run.problem.memory(run.grid)
-        refused += float(memory_of.total(items)[0]) > run.problem.capacity
+        if not run.inferred:
+            stated += 1
+            refused += float(memory_of.total(items)[0]) > run.problem.capacity
         if run.memory_gib:
             told = float(memory_of.reported(items, run.problem.software.accounting)[0]) / 2**30
             errors.setdefault(run.family, []).append(abs(told / run.memory_gib - 1))
@@ -138,4 +140,5 @@ def test_published_memory_is_predicted(shared_data: Path) -> None:
     assert means["torchtitan"] < 0.09
     assert means["nanotron"] < 0.13
     assert means["bloom-v100"] < 0.14
-    assert refused < 0.04 * len(runs)
+    assert stated > 400
+    assert refused <= stated / 40
