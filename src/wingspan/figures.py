@@ -34,6 +34,11 @@ def published(value: float, unit: str, source: str) -> Figure:
     return Figure(value, unit, "published", source)
 
 
+def within(value: float, unit: str, band: tuple[float, float], source: str = "") -> Figure:
+    """A prediction whose 90% band is `value` times the two shares."""
+    return Figure(value, unit, "predicted", source, value * band[0], value * band[1])
+
+
 def predicted(value: float, unit: str, *, error: float, source: str = "") -> Figure:
     """A prediction whose 90% band is `value` times (1 - error) to (1 + error); `error` is a fraction."""
     return Figure(value, unit, "predicted", source, value * (1 - error), value * (1 + error))

@@ -84,6 +84,9 @@ class Fleet(Section):
     device: str = Field(default="this-machine", description="a chip of the catalogue, or 'this-machine'")
     devices: Positive = 1
     devices_per_node: Positive = 8
+    calibration: str | None = Field(
+        default=None, description="file of 'wingspan plan backtest RUNS.csv --calibrate FILE'; default: published runs"
+    )
     price_per_device_hour: PositiveFloat | None = Field(
         default=None, le=1000, description="US dollars; default: the catalogue's price"
     )

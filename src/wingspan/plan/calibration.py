@@ -144,6 +144,7 @@ class Band:
     low: float
     high: float
     runs: int
+    behind: str = ""  # the same in words
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,16 @@ class Calibration:
 
     def band(self, groups: Groups, *, experts: bool) -> Band:
         """The 90% band of a prediction, by whether its device and its software were measured."""
+        if groups["kind"] == "cpu":
+            return Band(1 - _CPU_ERROR, 1 + _CPU_ERROR, 0, "rates measured on this machine")
         known = [key_of(level, groups) in self.rows for level in ("device", "framework")]
         low, high = self.bands.get(band_name(*known, experts=experts), _UNMEASURED)
-        return Band(math.exp(low), math.exp(high), self.rows.get(alike(groups), 0))
+        if runs := self.rows.get(alike(groups), 0):
+            behind = f"{runs} measured runs on {groups['device']} with {groups['framework']}"
+        else:
+            runs = self.rows.get(key_of("device", groups), 0)
+            behind = f"{runs or 'no'} measured runs on {groups['device']}, none of them with this software"
+        return Band(math.exp(low), math.exp(high), runs, behind)
 
     def counts(self) -> dict[str, int]:
         """How many constants were fitted: all, at most per device, and at most per generation of software."""
@@ -219,6 +227,7 @@ class Calibration:
 
 
 _FORMAT = 1
+_CPU_ERROR = 0.38  # half-width of the band of a CPU's step
 _UNMEASURED = (-0.7, 0.7)  # log error of the priors alone, where no run was held against them
 
 

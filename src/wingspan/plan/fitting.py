@@ -28,8 +28,11 @@ _FREEDOM = 3.0  # degrees of freedom of the errors
 _TRUST = {"B": 0.7, "C": 0.4}  # weight of rows of lower quality
 _BALANCE = 0.3  # power by which a source of many rows weighs less per row
 _ITERATIONS = 30
+_OWN = ("scale", "cluster:own")
+_LEARNT = 0.3  # of the spreads that are left once other runs taught the constants
+_BAND_SPREADS = 3.3  # standard deviations of a normal distribution that nine in ten lie within
 _EPSILON = 1e-3  # step of the numerical derivative
-_ENOUGH = 0.05  # improvement of the objective below which the fit has ended
+_ENOUGH = 0.5  # improvement of the objective below which the fit has ended
 _DAMPING = 1e-2
 _PARTS = (1.0, 0.5, 0.25, 0.1, 0.03)  # of a step, tried until one helps
 _FARTHEST = 1.0  # that a step moves a correction
@@ -79,6 +82,9 @@ class _Design:
         self.precision = np.array(
             [(known[name].shrink if group else known[name].spread) ** -2 for name, group in self.keys]
         )
+        if own:
+            self.precision *= np.array([1.0 if key == _OWN else _LEARNT**-2 for key in self.keys])
+            self.precision[self.keys.index(_OWN)] = _cluster_spread(runs, base) ** -2
 
     def logs(self, corrections: Array) -> dict[str, Array]:
         """The logarithm of every constant for every run."""
@@ -87,6 +93,12 @@ class _Design:
             constant.name: math.log(constant.prior) + padded[self.columns[constant.name]].sum(axis=1)
             for constant in CONSTANTS
         }
+
+
+def _cluster_spread(runs: Sequence[Run], base: Calibration) -> float:
+    """How far the scale of one cluster lies from what others teach: the spread that the base's bands show."""
+    bands = [base.band(run.groups, experts=run.problem.network.experts > 0) for run in runs]
+    return float(np.mean([math.log(band.high / band.low) for band in bands])) / _BAND_SPREADS
 
 
 def _column(index: dict[tuple[str, str], int], constant: str, level: str, run: Run, own: bool) -> int:

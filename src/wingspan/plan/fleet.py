@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from wingspan.errors import InputError
-from wingspan.figures import Figure, predicted
+from wingspan.figures import Figure, predicted, within
 from wingspan.plan import steptime
 from wingspan.plan.chips import Chip, catalogue
 from wingspan.plan.grid import Grid, Workload
@@ -16,7 +16,7 @@ from wingspan.plan.search import COMPUTING
 from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
 from wingspan.project import Fleet, Layout
 
-STEP_ERROR, MEMORY_ERROR = 0.38, 0.28  # half-widths of the 90% bands, from the back-test (docs/plan.md)
+MEMORY_ERROR = 0.28  # half-width of the 90% band, from the back-test (docs/plan.md)
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,13 @@ class Priced:
         }
 
     def _figures(self) -> dict[str, Figure]:
-        chip, run = self.problem.chip, self.run
+        chip, run, band = self.problem.chip, self.run, self.problem.band
+        slower, faster = (band.low, band.high), (1 / band.high, 1 / band.low)
         of_step = {
-            "step_s": predicted(self.step_s, "s", error=STEP_ERROR),
-            "tokens_per_s": predicted(self.tokens_per_s, "tokens/s", error=STEP_ERROR),
-            "mfu": predicted(self.mfu, "share", error=STEP_ERROR, source="causal attention, of the dense bf16 peak"),
-            "hfu": predicted(self.hfu, "share", error=STEP_ERROR, source="the same with recomputed work"),
+            "step_s": within(self.step_s, "s", slower, band.behind),
+            "tokens_per_s": within(self.tokens_per_s, "tokens/s", faster, band.behind),
+            "mfu": within(self.mfu, "share", faster, "causal attention, of the dense bf16 peak"),
+            "hfu": within(self.hfu, "share", faster, "the same with recomputed work"),
             "memory_bytes": predicted(sum(self.memory.values()), "B", error=MEMORY_ERROR),
         }
         sources = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from wingspan.plan import memory as memory_of
 from wingspan.plan import steptime
 from wingspan.plan.activations import ZBV
+from wingspan.plan.calibration import Band, Calibration, groups_of, read_calibration, shipped
 from wingspan.plan.chips import Chip, share_of_machine
 from wingspan.plan.grid import PRECISION, RECOMPUTE, SCHEDULES, WINGSPAN, Array, Grid, Software, Workload
 from wingspan.plan.network import Network
@@ -34,6 +36,13 @@ class Problem:
     devices: int
     devices_per_node: int = 8
     software: Software = WINGSPAN
+    calibration: Calibration | None = None  # None: the one that comes with wingspan
+
+    @property
+    def band(self) -> Band:
+        """Where nine of ten measured steps would lie around a predicted one."""
+        groups = groups_of(self.chip, self.software)
+        return (self.calibration or shipped()).band(groups, experts=self.network.experts > 0)
 
     @property
     def capacity(self) -> float:
@@ -59,14 +68,17 @@ class Problem:
 
     def step_time(self, grid: Grid) -> dict[str, Array]:
         """Seconds per item of one step."""
-        return steptime.step_time(self.network, grid, self.workload, self.chip, self.devices_per_node, self.software)
+        whole = (self.network, grid, self.workload, self.chip, self.devices_per_node, self.software)
+        return steptime.step_time(*whole, self.calibration)
 
 
 def problem_of(network: Network, workload: Workload, chip: Chip, fleet: Fleet) -> Problem:
     """The problem that a project's fleet poses; the devices of this machine share it."""
     if chip.kind == "cpu":
         chip = share_of_machine(chip, fleet.devices)
-    return Problem(network, workload, chip, fleet.devices, min(fleet.devices_per_node, fleet.devices))
+    calibration = read_calibration(Path(fleet.calibration)) if fleet.calibration else None
+    per_node = min(fleet.devices_per_node, fleet.devices)
+    return Problem(network, workload, chip, fleet.devices, per_node, calibration=calibration)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from wingspan.errors import InputError
-from wingspan.figures import predicted
+from wingspan.figures import within
 from wingspan.model.shape import shape_of
 from wingspan.plan.chips import THIS_MACHINE, Chip, chip_named
-from wingspan.plan.fleet import STEP_ERROR, Priced, price_layout
+from wingspan.plan.fleet import Priced, price_layout
 from wingspan.plan.grid import Workload, workload_of
 from wingspan.plan.laptop import training_tokens
 from wingspan.plan.layouts import fastest, problem_of
@@ -202,7 +202,8 @@ def at_scale(network: Network, workload: Workload, tokens: float, chip: Chip, fl
     scale = {"device": chip.name, "fleet_devices": AT_SCALE_DEVICES, "could_train": could_train}
     if best is None:
         return scale
-    seconds = predicted(best.run.steps * best.step_s, "s", error=STEP_ERROR)
+    band = best.problem.band
+    seconds = within(best.run.steps * best.step_s, "s", (band.low, band.high), band.behind)
     return best.as_json() | {"wall_s": seconds.as_json()} | scale
 
 
