@@ -6,9 +6,10 @@ import pytest
 
 from wingspan.errors import InputError
 from wingspan.plan import steptime
-from wingspan.plan.backtest import Errors, back_test
+from wingspan.plan.backtest import Errors, back_test, calibrate
+from wingspan.plan.calibration import CONSTANTS, groups_of, read_calibration, shipped, write_calibration
 from wingspan.plan.chips import chip_named
-from wingspan.plan.grid import Grid, Workload
+from wingspan.plan.grid import Grid, Software, Workload
 from wingspan.plan.layouts import Problem
 from wingspan.plan.network import Network
 from wingspan.plan.runs import read_runs, software_of
@@ -61,6 +62,46 @@ def test_a_file_without_the_columns_is_refused(tmp_path: Path) -> None:
     path.write_text("name,speed\nx,1\n")
     with pytest.raises(InputError, match="columns are missing: device"):
         read_runs(path)
+
+
+def test_one_measured_step_of_a_cluster_mends_its_other_layouts(tmp_path: Path) -> None:
+    """A cluster that is slower than published ones throughout: one of its rows tells how much."""
+    path = write(tmp_path, *(f"r{tp},mine,H100 SXM,64,32,4096,32,4096,{tp},1,{64 // tp},1,256,1.0" for tp in (1, 2, 4)))
+    usual = back_test(path)
+    rows = [
+        f"{row.run.id},mine,H100 SXM,64,32,4096,32,4096,{2**i},1,{64 >> i},1,256,{1.3 * row.step_s}"
+        for i, row in enumerate(usual.rows)
+    ]
+    own = calibrate(read_runs(write(tmp_path, rows[0]))[0], shipped())
+    mended = back_test(write(tmp_path, *rows), own)
+    assert max(abs(row.error or 0) for row in back_test(write(tmp_path, *rows)).rows) > 0.2
+    assert max(abs(row.error or 0) for row in mended.rows) < 0.1
+
+
+def test_a_calibration_survives_its_file(tmp_path: Path) -> None:
+    write_calibration(tmp_path / "mine.json", shipped())
+    assert read_calibration(tmp_path / "mine.json") == shipped()
+    (tmp_path / "other.json").write_text('{"format": 1}')
+    with pytest.raises(InputError, match="not a calibration"):
+        read_calibration(tmp_path / "other.json")
+
+
+def test_few_constants_belong_to_a_device_and_to_a_release() -> None:
+    counts = shipped().counts()
+    assert counts["per_device"] <= 5
+    assert counts["per_generation"] <= 3
+    assert {one.name for one in CONSTANTS} == {constant for constant, _ in shipped().corrections}
+
+
+def test_a_device_and_a_software_that_nobody_measured_have_wider_bands() -> None:
+    new = Software("unheard of", generation=("fsdp", "unheard of", "unheard of 2030", ""))
+    known = software_of({"framework": "Megatron-LM", "year": "2024"})
+    h100, gaudi3 = chip_named("H100 SXM"), chip_named("Gaudi3")
+    cases = ((h100, known), (h100, new), (gaudi3, new))
+    bands = [shipped().band(groups_of(chip, one), experts=False) for chip, one in cases]
+    assert bands[0].runs > 50
+    assert bands[2].runs == 0
+    assert bands[0].high < min(bands[1].high, bands[2].high)
 
 
 def llama_step_s() -> float:

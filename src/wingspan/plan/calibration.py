@@ -52,7 +52,7 @@ class Constants:
     # of a generation of software
     traffic: Annotated[Value, Known(0.3, SOFTWARE)] = 1.4  # bytes of elementwise work over fused kernels'
     comm: Annotated[Value, Known(0.2, SOFTWARE, 0.2)] = 1.0  # time of collectives over that of the links' rates
-    host: Annotated[Value, Known(0.5, SOFTWARE, 0.2)] = 1e-3  # seconds to launch a layer, forward and backward
+    host: Annotated[Value, Known(0.5, SOFTWARE[:3], 0.2)] = 1e-3  # seconds to launch a layer, forward and backward
     speed: Annotated[Value, Known(0.03, SOFTWARE, 0.05)] = 1.0  # of all kernels
     attention: Annotated[Value, Known(0.3, ("architecture", "framework"))] = 0.4  # of peak, flash attention forward
     # of a style of parallelism

@@ -114,6 +114,8 @@ def fit(runs: Sequence[Run], base: Calibration | None = None) -> Calibration:
     """The calibration of measured runs, shrunk towards `base` (by default the uncalibrated model)."""
     base = base or Calibration()
     runs = [run for run in runs if run.step_s is not None]
+    if not runs:
+        return base
     table, design = Table.of(runs), _Design(runs, base)
     measured = np.log(np.array([run.step_s for run in runs], dtype=np.float64))
     corrections = design.mean.copy()

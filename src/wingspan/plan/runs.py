@@ -137,6 +137,8 @@ def read_runs(path: Path) -> tuple[list[Run], list[Refused]]:
 
 def _run(row: Row, number: int) -> Run:
     notes = f"{row.get('interconnect_note', '')} {row.get('notes', '')}"
+    if not row.get("device"):
+        raise ValueError("device is missing")
     software = software_of(row)
     chip = chip_of(row["device"])
     devices = _whole(row, "n_devices")
