@@ -96,7 +96,7 @@ def _back_test(path: Path, figures: Figures, targets: Targets) -> None:
         "step_time_mape": (held_out["mape"], 0.08, True),
         "step_time_median": (held_out["median"], 0.05, True),
         "step_time_p90": (held_out["p90"], 0.18, True),
-        "step_time_family_mean": (step["family_mean"], 0.10, True),
+        "step_time_family_mean": (held_out["family_mean"], 0.10, True),
     }
     _memory(found, figures, targets)
 

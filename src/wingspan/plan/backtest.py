@@ -225,7 +225,9 @@ def calibrate(runs: Sequence[Run], base: Calibration | None = None) -> Calibrati
         return fitted
     errors = {name: _held_out(runs, groups, base) for name, groups in _divisions(runs).items()}
     known = np.abs(np.expm1(errors["known"]))
+    families = np.array([run.family for run in runs])
     held_out = {"mape": known.mean(), "median": np.median(known), "p90": np.quantile(known, 0.9)}
+    held_out["family_mean"] = np.mean([known[families == one].mean() for one in np.unique(families)])
     return replace(
         fitted, bands=_bands(runs, errors), held_out={name: float(value) for name, value in held_out.items()}
     )
