@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import libipld
@@ -17,7 +16,7 @@ from wingspan.prepare.readers.archives import COMPRESSED, Member
 from wingspan.prepare.readers.bluesky import CONSENT, POST, consent, post_of
 from wingspan.prepare.readers.columns import Tombstone
 from wingspan.prepare.readers.parsed import NOT_A_POST, REPOST, UNEXPECTED, Post, parsed_batch
-from wingspan.prepare.readers.records import BATCH
+from wingspan.prepare.readers.records import batched
 from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.project import PostSource
 
@@ -33,7 +32,7 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
         records = _records(commit["did"], commit["data"], blocks)
     except UNEXPECTED:
         records = iter([None])
-    while batch := list(islice(records, BATCH)):
+    for batch in batched(records):
         yield parsed_batch(source, batch, _parse)
 
 

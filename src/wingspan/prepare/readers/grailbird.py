@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wingspan.prepare.readers.archives import Member
-from wingspan.prepare.readers.records import as_record, batched, json_items
+from wingspan.prepare.readers.records import as_records, batched, json_items
 from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.prepare.readers.tweets import Tweet, tweet_batch
 from wingspan.project import PostSource
@@ -14,8 +14,8 @@ from wingspan.project import PostSource
 def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     """The tweets of a month. `tweets.csv` beside them holds the same ones with less and is not opened."""
     for items in batched(json_items(member)):
-        tweets = [tweet for item in items if (tweet := as_record(item, Tweet)) is not None]
-        yield tweet_batch(tweets, source.name, damaged=len(items) - len(tweets))
+        tweets, damaged = as_records(items, Tweet)
+        yield tweet_batch(tweets, source.name, damaged)
 
 
 READER = Reader(

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from wingspan.prepare.readers.archives import Member
 from wingspan.prepare.readers.columns import Tombstone
 from wingspan.prepare.readers.mastodon import consent, language
 from wingspan.prepare.readers.parsed import NO_TEXT, NOT_A_POST, NOT_PUBLIC, REPOST, Post, parsed_batch
-from wingspan.prepare.readers.records import BATCH, json_items
+from wingspan.prepare.readers.records import batched, json_items
 from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.project import PostSource
 
@@ -27,8 +26,7 @@ _QUOTES = ("quote", "quoteUri", "quoteUrl", "_misskey_quote")
 def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     """Posts of an outbox; with them what the profile beside it says."""
     author, tombstones = _profile(member)
-    items = json_items(member, opening=r'"orderedItems"\s*:\s*\[')
-    while batch := list(islice(items, BATCH)):
+    for batch in batched(json_items(member, opening=r'"orderedItems"\s*:\s*\[')):
         yield parsed_batch(source, batch, partial(_parse, author), tombstones=tombstones)
 
 

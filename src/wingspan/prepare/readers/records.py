@@ -147,16 +147,18 @@ def json_records(member: Member, kind: type[Record]) -> Iterator[tuple[list[Reco
         return
     items = json_items(member, r"\[" if printed == b"[" else r"(?=\{)")
     for batch in batched(items):
-        records = [record for item in batch if (record := as_record(item, kind)) is not None]
-        yield records, len(batch) - len(records)
+        yield as_records(batch, kind)
 
 
-def as_record(item: Any, kind: type[Record]) -> Record | None:
-    """An object as a typed record; None when it has another form."""
-    try:
-        return msgspec.convert(item, kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
+def as_records(items: Iterable[Any], kind: type[Record]) -> tuple[list[Record], int]:
+    """Objects as typed records, and how many have another form."""
+    records, damaged = list[Record](), 0
+    for item in items:
+        try:
+            records.append(msgspec.convert(item, kind))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            damaged += 1
+    return records, damaged
 
 
 def json_object(line: bytes | str) -> dict[str, Any] | None:
@@ -185,7 +187,7 @@ def json_items(member: Member, opening: str = r"\[") -> Iterator[Any]:
     in_array = begun.group().endswith("[")
     at, gap = begun.end(), r",\s*"  # what stands between values, learned from the last two
     while True:
-        start = _after(_BETWEEN, text, at)
+        start = found.end() if (found := _BETWEEN.match(text, at)) else at
         if in_array and text.startswith("]", start):
             return
         try:
@@ -204,8 +206,3 @@ def json_items(member: Member, opening: str = r"\[") -> Iterator[Any]:
             gap = re.escape(text[at:start]) if at > begun.end() else gap
             at = end
             yield item
-
-
-def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return found.end() if found else at

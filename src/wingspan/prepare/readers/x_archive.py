@@ -17,7 +17,7 @@ from wingspan.post import POST_SCHEMA
 from wingspan.prepare.readers.archives import Member
 from wingspan.prepare.readers.columns import Tombstone, as_text
 from wingspan.prepare.readers.parsed import NOT_PUBLIC, UNEXPECTED
-from wingspan.prepare.readers.records import as_record, batched, json_items
+from wingspan.prepare.readers.records import as_records, batched, json_items
 from wingspan.prepare.readers.registry import ReadBatch, Reader
 from wingspan.prepare.readers.tweets import CUT_SHORT, Entities, Extended, Tweet, Url, tweet_batch
 from wingspan.project import PostSource
@@ -66,8 +66,8 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
     seen = 0
     for items in batched(json_items(member)):
         # the archives of 2019 have tweets without the wrapper {"tweet": ...}
-        bare = [item.get("tweet", item) if isinstance(item, dict) else item for item in items]
-        tweets = [tweet for item in bare if (tweet := as_record(item, Tweet)) is not None]
+        bare = (item.get("tweet", item) if isinstance(item, dict) else item for item in items)
+        tweets, damaged = as_records(bare, Tweet)
         tombstones: list[Tombstone] = []
         for tweet in tweets:
             number = as_text(tweet.id_str or tweet.tweet_id)
@@ -76,7 +76,7 @@ def read(source: PostSource, member: Member) -> Iterator[ReadBatch]:
             elif not deleted and archive.long_posts and _is_cut(tweet):
                 tweet.extended_tweet = _long_post(tweet, archive.long_posts)
         seen += len(items)
-        yield tweet_batch(tweets, source.name, len(items) - len(tweets), tombstones, archive.author, refuse)
+        yield tweet_batch(tweets, source.name, damaged, tombstones, archive.author, refuse)
     if (missing := archive.counts.get(member.base, 0) - seen) > 0:
         yield ReadBatch(POST_SCHEMA.empty_table(), damaged=missing)
 
