@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -18,7 +17,7 @@ from wingspan.errors import InputError, WingspanError
 from wingspan.forget.models import Learned, models_that_learned
 from wingspan.forget.rewrite import rewrite
 from wingspan.knowledge.index import PostIndex
-from wingspan.prepare.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, prove, read_list
+from wingspan.prepare.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, prove, read_list, requests_of
 from wingspan.stages import STAGES
 from wingspan.workspace import (
     FINGERPRINT,
@@ -110,7 +109,7 @@ def _draft(run: Run, draft: Path, answer: Answer, stones: Tombstones) -> Answer:
     for stage in _REWRITTEN:
         removed += rewrite(run.stage(stage), draft / stage, stones)
     _renew_manifests(run, draft)
-    answers = _answers(run)
+    answers = requests_of(run.folder)
     earlier = [one for one in answers if one["requests"] == list(answer.requests)]
     if earlier and not removed:  # it was answered before, perhaps by a process that did not live to say so
         models = tuple(Learned(**one) for one in earlier[-1]["models"])
@@ -122,11 +121,6 @@ def _draft(run: Run, draft: Path, answer: Answer, stones: Tombstones) -> Answer:
     return answer
 
 
-def _answers(run: Run) -> list[dict[str, Any]]:
-    path = run.folder / FORGOTTEN_LIST
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-
-
 def _renew_manifests(run: Run, draft: Path) -> None:
     """Manifests that know the new files; where a fingerprint held, of a finished stage or not, the new one holds.
 
@@ -136,8 +130,8 @@ def _renew_manifests(run: Run, draft: Path) -> None:
     for spec in STAGES:
         before = _fingerprint(run, spec)
         if (manifest := run.manifest(spec.name)) is not None:
-            changed = {one.relative_to(draft / spec.name).as_posix(): one for one in _files(draft / spec.name)}
-            manifest["outputs"] |= {name: file_record(file) for name, file in changed.items()}
+            changed = [one for one in (draft / spec.name).rglob("*") if one.is_file()]
+            manifest["outputs"] |= {one.relative_to(draft / spec.name).as_posix(): file_record(one) for one in changed}
             for artefact, known in manifest["inputs"].items():
                 if run.manifest(artefact.partition("/")[0]) and known == artefact_hash(run, artefact):
                     manifest["inputs"][artefact] = artefact_hash(after, artefact)
@@ -146,17 +140,10 @@ def _renew_manifests(run: Run, draft: Path) -> None:
             (draft / spec.name).mkdir(exist_ok=True)
             (draft / spec.name / MANIFEST).write_text(json.dumps(manifest, indent=1))
         mark = Path(f".{spec.name}.partial") / FINGERPRINT
-        if spec.name == "train" and before and _text(run.folder / mark) == before:
+        unfinished = spec.name == "train" and (run.folder / mark).is_file()
+        if unfinished and before and (run.folder / mark).read_text() == before:
             (draft / mark).parent.mkdir()
             (draft / mark).write_text(fingerprint_of(after, spec))
-
-
-def _files(folder: Path) -> list[Path]:
-    return [one for one in folder.rglob("*") if one.is_file()]
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
 
 
 def _fingerprint(run: Run, spec: StageSpec) -> str | None:

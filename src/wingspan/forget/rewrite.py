@@ -18,10 +18,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wingspan.prepare.tombstones import LINKS, Tombstones, search
+from wingspan.prepare.tombstones import LINKS, POST_COLUMNS, Tombstones, search
 from wingspan.workspace import file_hash
 
-_KEYS = frozenset({"post_id", "post_ids", "repeats", "repost_of", *LINKS})
 _SHARD = ".documents.parquet"
 
 
@@ -117,7 +116,7 @@ def _named(value: Any) -> Iterator[str]:
             yield from _named(one)
     elif isinstance(value, dict):
         for key, one in value.items():
-            if key in _KEYS:
+            if key in POST_COLUMNS:
                 yield from (name for name in (one if isinstance(one, list) else [one]) if isinstance(name, str))
             else:
                 yield from _named(one)

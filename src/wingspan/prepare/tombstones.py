@@ -34,7 +34,7 @@ SIGNALS = ("indexable", "noindex", "discoverable", "memorial", "no-unauthenticat
 FORGOTTEN_LIST = "forgotten.jsonl"  # in the run folder: what `wingspan forget` was asked, a request a line
 KEY_CHECK = "pseudonym key"  # its pseudonym in report.json tells whether a key is the one that was used
 LINKS = ("parent_id", "root_id", "quote_of")
-_POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "post_ids", "repost_of", "repeats", *LINKS), ("author_id",)
+POST_COLUMNS, _AUTHOR_COLUMNS = ("post_id", "post_ids", "repost_of", "repeats", *LINKS), ("author_id",)
 _DIGEST = np.dtype("S16")
 _ARRAYS = ("keys", "codes", "sieve")
 _TOLD = np.dtype([("key", _DIGEST), ("code", "u1"), ("at", "<i8"), ("holds", "?"), ("again", "?")])
@@ -253,7 +253,7 @@ def search(file: Path, tombstones: Tombstones) -> tuple[int, int]:
     searched = found = 0
     with pq.ParquetFile(file) as parquet:
         columns = set(parquet.schema_arrow.names)
-        for look_up, names in ((tombstones.of_posts, _POST_COLUMNS), (tombstones.of_authors, _AUTHOR_COLUMNS)):
+        for look_up, names in ((tombstones.of_posts, POST_COLUMNS), (tombstones.of_authors, _AUTHOR_COLUMNS)):
             for name in columns.intersection(names):
                 for batch in parquet.iter_batches(1 << 16, columns=[name]):
                     ids = pl.Series(batch.column(0))
@@ -268,9 +268,13 @@ def list_lines(path: Path | None) -> Iterable[str]:
     return text_lines(path) if path else ()
 
 
+def requests_of(run_folder: Path) -> list[dict[str, Any]]:
+    """What this run was asked to forget, and what was answered."""
+    path = run_folder / FORGOTTEN_LIST
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+
+
 def forgotten(run_folder: Path) -> pl.DataFrame:
     """Notices of what this run was asked to forget."""
-    path = run_folder / FORGOTTEN_LIST
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    notices, _ = read_list(request for line in lines for request in json.loads(line)["requests"])
+    notices, _ = read_list(line for request in requests_of(run_folder) for line in request["requests"])
     return as_notices([(kind, name, FORGOTTEN, None, False) for kind, name, *_ in notices])
