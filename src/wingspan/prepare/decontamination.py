@@ -21,13 +21,12 @@ import polars as pl
 
 from wingspan.errors import InputError
 from wingspan.prepare.compiled import compiled
+from wingspan.prepare.hashing import Hashes
 from wingspan.prepare.ngrams import code_point, folded, is_skipped, longest_text, stands_alone, text_bytes
 
 WORDS = 8
 _FEWEST = 4
 _BITMAP = 1 << 22
-
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from wingspan.prepare.compiled import compiled
-from wingspan.prepare.ngrams import text_bytes
+from wingspan.prepare.ngrams import longest_text, text_bytes
 
 GRAM = 5  # characters
 
@@ -112,14 +112,6 @@ def _grams(content: Bytes, begin: int, end: int, grams: Hashes) -> int:
 
 
 @compiled
-def _longest(offsets: Offsets) -> int:
-    longest = 0
-    for text in range(len(offsets) - 1):
-        longest = max(longest, offsets[text + 1] - offsets[text])
-    return longest
-
-
-@compiled
 def _signatures(
     content: Bytes, offsets: Offsets, multipliers: npt.NDArray[np.uint32], additions: npt.NDArray[np.uint32]
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
@@ -127,7 +119,7 @@ def _signatures(
     texts, hashes = len(offsets) - 1, len(multipliers)
     least = np.full((texts, hashes), np.uint32(0xFFFFFFFF), np.uint32)
     usable = np.zeros(texts, np.bool_)
-    grams = np.empty(_longest(offsets) + 1, np.uint64)
+    grams = np.empty(longest_text(offsets) + 1, np.uint64)
     for text in range(texts):
         count = _grams(content, offsets[text], offsets[text + 1], grams)
         usable[text] = count > 0
@@ -154,8 +146,8 @@ def _bands(signatures: npt.NDArray[np.uint32], bands: int, rows: int) -> Hashes:
 @compiled
 def _similarities(ones: Bytes, begins: Offsets, others: Bytes, other_begins: Offsets) -> npt.NDArray[np.float64]:
     result = np.empty(len(begins) - 1, np.float64)
-    left = np.empty(_longest(begins) + 1, np.uint64)
-    right = np.empty(_longest(other_begins) + 1, np.uint64)
+    left = np.empty(longest_text(begins) + 1, np.uint64)
+    right = np.empty(longest_text(other_begins) + 1, np.uint64)
     for pair in range(len(result)):
         one = np.unique(left[: _grams(ones, begins[pair], begins[pair + 1], left)])
         other = np.unique(right[: _grams(others, other_begins[pair], other_begins[pair + 1], right)])
