@@ -7,6 +7,7 @@ skipped; letters are folded to lower case on the way, so that no other pass over
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -45,6 +46,7 @@ class Model:
     scale: float
 
 
+@cache
 def load_model(name: str) -> Model:
     """The model weights/NAME.npz of this package."""
     with files("wingspan.prepare").joinpath(f"weights/{name}.npz").open("rb") as stream:

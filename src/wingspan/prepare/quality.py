@@ -6,15 +6,13 @@ its characters, or asks a small model; what many posts have in common is judged 
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from wingspan.prepare.compiled import compiled
 from wingspan.prepare.hits import where_true
-from wingspan.prepare.ngrams import Model, code_point, load_model, scores, stands_alone, text_bytes
+from wingspan.prepare.ngrams import code_point, load_model, scores, stands_alone, text_bytes
 
 _COUNTS = ("links", "handles", "hashtags", "emoji", "letters", "words", "different", "longest_run", "capitals")
 _LINKS, _HANDLES, _HASHTAGS, _EMOJI, _LETTERS, _WORDS, _DIFFERENT, _RUN, _CAPITALS = range(len(_COUNTS))
@@ -57,7 +55,7 @@ def judge(texts: pl.Series) -> pl.DataFrame:
     content, offsets = text_bytes(texts)
     counts, skeletons = _counts(content, offsets)
     counted = pl.DataFrame(counts, schema=list(_COUNTS))
-    model = _model()
+    model = load_model("posts")
     sums, features, _ = scores(texts, model)
     share = _FEATURES_OF_A_POST / np.maximum(features, _FEATURES_OF_A_POST)
     nats = (sums * share[:, None] + model.bias) / model.scale
@@ -85,11 +83,6 @@ def judge(texts: pl.Series) -> pl.DataFrame:
 def _asks(texts: pl.Series) -> pl.Series:
     """Whether somebody wants something done, and gives a number or a link for it."""
     return texts.str.contains(_WANTED) & texts.str.contains(_WAY)
-
-
-@cache
-def _model() -> Model:
-    return load_model("posts")
 
 
 @compiled
