@@ -92,9 +92,7 @@ def posts_of_the_gone(tombstones: Path, records: pa.Table) -> pa.Table:
     return posts.filter(_opened(tombstones).of_authors(posts["author_id"]).is_not_null()).to_arrow()
 
 
-@cache
-def _opened(tombstones: Path) -> Tombstones:
-    return Tombstones.open(tombstones)
+_opened = cache(Tombstones.open)
 
 
 def ids(part: int, records: pa.Table) -> pa.Table:
@@ -134,8 +132,9 @@ def prepare(
     posts = bury(posts, _opened(tombstones))
     posts = refuse(posts, "repost", pl.col("repost_of").is_not_null())
     posts = refuse(posts, "repeated id", _marked(posts.height, frame_of(repeats)["at"]))
-    posts = _choose_split(posts, seed, settings.held_out)
-    posts = _clean(posts, settings)
+    owners = posts.select(pl.coalesce("author_id", "post_id"))["author_id"]  # needs the platform's own ids
+    posts = posts.with_columns(split_of(owners, seed, settings.held_out), text=clean(posts["text"]))
+    posts = refuse(posts, "too short", pl.col("text").str.len_chars() < max(1, settings.min_characters))
     posts, personal = _protect_people(posts, settings, pseudonym)
     posts = posts.with_columns(detect(posts), items_in(posts["text"], evaluation))
     posts = refuse(posts, CONTAMINATED, pl.col("item").is_not_null())
@@ -164,27 +163,10 @@ def _marked(height: int, at: pl.Series) -> pl.Series:
     return pl.Series(marks)
 
 
-def _choose_split(posts: pl.DataFrame, seed: int, held_out: float) -> pl.DataFrame:
-    """Column `split`, by the author where it is known, else by the post; needs the platform's own ids."""
-    keys = posts.select(pl.coalesce("author_id", "post_id"))["author_id"]
-    return posts.with_columns(split_of(keys, seed, held_out))
-
-
-def _clean(posts: pl.DataFrame, settings: Prepare) -> pl.DataFrame:
-    """Plain text; what is then too short is refused."""
-    posts = posts.with_columns(text=clean(posts["text"]))
-    shortest = max(1, settings.min_characters)
-    return refuse(posts, "too short", pl.col("text").str.len_chars() < shortest)
-
-
 def protected(texts: pl.Series, settings: Prepare, pseudonym: Callable[[str], str]) -> tuple[pl.Series, dict[str, int]]:
     """Texts without personal data as the settings want it, and how much there was by kind."""
-    in_texts = pseudonym if settings.handles == "pseudonym" else _mask
+    in_texts = pseudonym if settings.handles == "pseudonym" else lambda _: "user"
     return remove_personal_data(texts, in_texts, _imported(settings.find_names) if settings.find_names else None)
-
-
-def _mask(_: str) -> str:
-    return "user"
 
 
 @cache
