@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -91,6 +91,6 @@ def _publish(folder: Path, number: int, rows: pa.Table) -> pa.Table:
     return tallied(pa.table({"rows": [frame.height]}), tally)
 
 
-def exchange(question: str, answer: str, before: Sequence[Message] = ()) -> tuple[Message, ...]:
-    """`before`, then the user's question and the assistant's answer."""
-    return (*before, {"role": "user", "content": question}, {"role": "assistant", "content": answer})
+def exchange(question: str, answer: str) -> tuple[Message, ...]:
+    """The user's question and the assistant's answer."""
+    return {"role": "user", "content": question}, {"role": "assistant", "content": answer}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,8 +83,5 @@ def note_of_reading(tally: Mapping[str, Any]) -> str:
 
 def note_of_settling(tally: Mapping[str, Any]) -> str:
     """Beside the bar while it is decided what is kept."""
-    refused: dict[str, int] = {}
-    for reasons in tally.get("refused", {}).values():
-        for name, number in reasons.items():
-            refused[name] = refused.get(name, 0) + number
+    refused = sum(map(Counter, tally.get("refused", {}).values()), Counter[str]())
     return f"{sum(tally.get('kept', {}).values()):,} kept; {_listed(refused, 2)}"
