@@ -26,6 +26,7 @@ from wingspan.prepare.flow import Dataset, Flow, frame_of
 from wingspan.prepare.forest import thread_conversations
 from wingspan.prepare.mixture import mix
 from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
+from wingspan.prepare.readers.records import text_lines
 from wingspan.prepare.readers.registry import units
 from wingspan.prepare.samples import SAMPLES_FILE, write_samples
 from wingspan.prepare.shards import publish_posts
@@ -34,7 +35,7 @@ from wingspan.prepare.talk import dialogues_of, labels_of, with_posts
 from wingspan.prepare.terminal import note_of_reading, note_of_settling
 from wingspan.prepare.tokenizer import make_tokenizer, start_model_folder
 from wingspan.prepare.tokens import write_tokens
-from wingspan.prepare.tombstones import KEY_CHECK, Tombstones, forgotten, list_lines, prove
+from wingspan.prepare.tombstones import KEY_CHECK, Tombstones, forgotten, prove
 from wingspan.prepare.vocabulary import compression_curve
 from wingspan.workspace import StageContext, write_atomically
 
@@ -168,7 +169,7 @@ def _tombstones(context: StageContext, flow: Flow, records: Dataset, pseudonym: 
     notices = flow.map("notices", steps.notices, records.only("post_id", "deleted_at", "notice"))
     if not (folder / "complete").exists():
         (folder / "authors").mkdir(parents=True, exist_ok=True)
-        opt_outs = [*list_lines(context.run.outside(settings.opt_outs) if settings.opt_outs else None)]
+        opt_outs = text_lines(context.run.outside(settings.opt_outs)) if settings.opt_outs else ()
         said = chain([forgotten(context.run.folder)], map(frame_of, notices.tables()))
         tombstones = Tombstones.build(said, opt_outs, settings.consent, pseudonym)
         tombstones.write(folder / "authors")

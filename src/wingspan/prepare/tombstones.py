@@ -25,7 +25,6 @@ import xxhash
 
 from wingspan.post import TOMBSTONE_SCHEMA
 from wingspan.prepare.readers.columns import Tombstone
-from wingspan.prepare.readers.records import text_lines
 
 POST, AUTHOR = "post", "author"
 OPTED_OUT, FORGOTTEN, DELETED = "opted out", "forgotten", "deleted"
@@ -261,11 +260,6 @@ def search(file: Path, tombstones: Tombstones) -> tuple[int, int]:
                     searched += len(ids)
                     found += len(ids) - look_up(ids).null_count()
     return searched, found
-
-
-def list_lines(path: Path | None) -> Iterable[str]:
-    """The lines of an opt-out list; none where there is no list."""
-    return text_lines(path) if path else ()
 
 
 def requests_of(run_folder: Path) -> list[dict[str, Any]]:
