@@ -75,7 +75,7 @@ def _in_trees(labels: pa.Table, posts: pa.Table) -> pa.Table:
 
 
 def _threads(split: str, posts: pa.Table) -> pa.Table:
-    return conversation_table([*conversations_of(frame_of(posts), split)])
+    return conversation_table(conversations_of(frame_of(posts), split))
 
 
 def reply_chains(posts: pl.DataFrame) -> list[list[int]]:

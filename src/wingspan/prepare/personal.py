@@ -168,10 +168,7 @@ def _counted(counts: Counter[str], kind: str) -> str:
 
 
 def _replacement(kind: Kind, counts: Counter[str], match: re.Match[str]) -> str:
-    found = match.group()
-    if not kind.is_valid(found):
-        return found
-    return _counted(counts, kind.name)
+    return _counted(counts, kind.name) if kind.is_valid(match.group()) else match.group()
 
 
 def _without_handles(pseudonym: Callable[[str], str], counts: Counter[str], texts: list[str]) -> list[str]:

@@ -28,11 +28,9 @@ def write_samples(flow: Flow, posts: Dataset, outcome: Dataset, seed: int, targe
     posts = posts.only(*_SHOWN)
     drawn = flow.map("samples", partial(_draw, seed), posts, outcome)
     found = _least(pl.concat([frame_of(table) for table in drawn.tables()]))
-    repeated = [None if at is None else _post_at(posts, at) for at in found["repeats"]]
-    found = found.drop("repeats", "hash").with_columns(
-        repeats=pl.Series([one and one["post_id"] for one in repeated], dtype=pl.String),
-        kept=pl.Series([one and one["text"] for one in repeated], dtype=pl.String),
-    )
+    repeated = [(None, None) if at is None else _post_at(posts, at) for at in found["repeats"]]
+    repeats = pl.DataFrame(repeated, schema={"repeats": pl.String, "kept": pl.String}, orient="row")
+    found = found.drop("repeats", "hash").hstack(repeats)
     found.write_parquet(target, compression="zstd")
     return found
 
@@ -55,9 +53,10 @@ def _least(frame: pl.DataFrame) -> pl.DataFrame:
     return ordered.group_by("rule", "dropped", maintain_order=True).head(_PER_RULE).select(frame.columns)
 
 
-def _post_at(posts: Dataset, place: int) -> dict[str, str]:
-    row = int(row_of(pl.Series([place], dtype=pl.UInt64))[0])
-    found: dict[str, str] = posts.parts[part_of(place)].load().select(["post_id", "text"]).slice(row, 1).to_pylist()[0]
+def _post_at(posts: Dataset, place: int) -> tuple[str, str]:
+    """Id and text of a post."""
+    (row,) = row_of(pl.Series([place], dtype=pl.UInt64))
+    found: tuple[str, str] = frame_of(posts.parts[part_of(place)].load())[["post_id", "text"]].row(int(row))
     return found
 
 

@@ -39,11 +39,8 @@ def dialogues_of(
         items = [_item(one, evaluation) for one in found]
         kept = [one for one, item in zip(found, items, strict=True) if item is None]
         conversations += kept
-        asked += [
-            {"conversation_id": one.conversation_id, "item": item}
-            for one, item in zip(found, items, strict=True)
-            if item is not None
-        ]
+        pairs = zip(found, items, strict=True)
+        asked += [{"conversation_id": one.conversation_id, "item": item} for one, item in pairs if item is not None]
         counts.append(
             {
                 "name": source.name,
@@ -76,12 +73,10 @@ def labels_of(context: StageContext) -> tuple[list[Conversation], list[dict[str,
     settings = context.project.prepare
     conversations: list[Conversation] = []
     counts = []
-    posts = pl.concat(
-        [
-            pl.scan_parquet(context.output / f"posts/{split}-*.parquet").with_columns(split=pl.lit(split))
-            for split in SPLITS
-        ]
+    sides = (
+        pl.scan_parquet(context.output / f"posts/{one}-*.parquet").with_columns(split=pl.lit(one)) for one in SPLITS
     )
+    posts = pl.concat(sides)
     for source in settings.labels:
         read = read_labels(source, context.run.outside(source.path))
         labelled = labelled_posts(read, source, posts)
