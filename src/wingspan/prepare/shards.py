@@ -51,19 +51,18 @@ def _cuts(posts: Dataset, outcome: Dataset, split: str, most: int) -> list[Cut]:
     return cuts
 
 
-def _write(split: str, path: Path, cut: Cut) -> Iterator[pa.Table]:
+def _write(split: str, path: Path, cut: Cut) -> list[pa.Table]:
     """Write a shard; a row for each row group: `file`, `batch`, `rows`, and counts of what is in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     with pq.ParquetWriter(temporary, PUBLISHED_SCHEMA, compression="zstd") as writer:
-        rows, tallies = [], []
-        for frame in _batches(split, cut):
+        written = []
+        for batch, frame in enumerate(_batches(split, cut)):
             writer.write_table(frame.select(PUBLISHED_SCHEMA.names).to_arrow().cast(PUBLISHED_SCHEMA))
-            rows.append(frame.height)
-            tallies.append(_profile(frame))
+            row = pa.table({"file": [path.name], "batch": [batch], "rows": [frame.height]})
+            written.append(tallied(row, _profile(frame)))
     temporary.replace(path)
-    for batch, (height, tally) in enumerate(zip(rows, tallies, strict=True)):
-        yield tallied(pa.table({"file": [path.name], "batch": [batch], "rows": [height]}), tally)
+    return written
 
 
 def _batches(split: str, cut: Cut) -> Iterator[pl.DataFrame]:
@@ -77,14 +76,10 @@ def _batches(split: str, cut: Cut) -> Iterator[pl.DataFrame]:
 
 
 def _profile(posts: pl.DataFrame) -> Tally:
-    lengths = posts["text"].str.len_chars().cast(pl.String)
+    name, length = pl.format("{}/{}", "source", "lang"), pl.col("text").str.len_bytes().sum()
     return {
         "languages": counts(posts, "lang"),
-        "lengths": counts(lengths.to_frame("characters"), "characters"),
-        "bytes": int(posts["text"].str.len_bytes().sum()),
-        "text": dict(
-            posts.group_by(name=pl.format("{}/{}", "source", "lang"))
-            .agg(pl.col("text").str.len_bytes().sum())
-            .iter_rows()
-        ),
+        "lengths": counts(posts.select(pl.col("text").str.len_chars().cast(pl.String)), "text"),
+        "bytes": int(posts.select(length).item()),
+        "text": dict(posts.group_by(name=name).agg(length).iter_rows()),
     }
