@@ -6,7 +6,9 @@ The command line prints them in one form and turns them into exit codes:
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -49,6 +51,12 @@ class DamagedArtefact(WorkError):
             where=path,
             remedy=remedy,
         )
+
+
+def did_you_mean(word: str, known: Collection[str], otherwise: str, cutoff: float = 0.6) -> str:
+    """A remedy for a name that is not `known`: the one that is most like it, or `otherwise` and all of them."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+    return f"Did you mean '{near[0]}'?" if near else f"{otherwise}: {', '.join(known)}"
 
 
 def explain(error: BaseException) -> WingspanError | None:

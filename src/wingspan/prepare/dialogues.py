@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from wingspan.errors import InputError
+from wingspan.errors import InputError, did_you_mean
 from wingspan.knowledge.grounding import grounded_messages
 from wingspan.model.chat import Message
 from wingspan.prepare.conversations import DIALOGUE, Conversation, exchange
@@ -24,7 +23,6 @@ from wingspan.prepare.split import TRAIN, split_of
 from wingspan.project import DialogueSource
 
 LONGEST = 800  # characters of a dialogue; longer ones teach a chat to be an essay
-_SUFFIXES = {"chatterbot": (".yml", ".yaml"), "messages": (".jsonl", ".ndjson")}
 _TEXTS_ONLY = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # no scalar becomes a number, a date or an object
 _ROLES = ("system", "user", "assistant")
 
@@ -68,8 +66,7 @@ def read_dialogues(source: DialogueSource, path: Path) -> DialoguesRead:
     }
     where = f"prepare.dialogues '{source.name}'"
     if source.reader not in readers:
-        near = difflib.get_close_matches(source.reader, readers, n=1)
-        remedy = f"Did you mean '{near[0]}'?" if near else f"Known readers: {', '.join(readers)}"
+        remedy = did_you_mean(source.reader, readers, "Known readers")
         raise InputError(f"there is no dialogue reader '{source.reader}'", where=where, remedy=remedy)
     kept: dict[tuple[str, ...], Dialogue] = {}
     refused: Counter[str] = Counter()
@@ -96,19 +93,17 @@ def _chatterbot(source: DialogueSource, path: Path) -> Iterator[Dialogue | None]
     Longer lists are left at that: some files go on with further turns, others with alternative replies,
     and the format does not tell which.
     """
-    folders = [path / language for language in source.languages] or sorted(
-        one for one in path.iterdir() if one.is_dir()
-    )
-    for folder in folders:
-        if not folder.is_dir():
+    there = sorted(one.name for one in path.iterdir() if one.is_dir())
+    for language in source.languages or there:
+        if language not in there:
             raise InputError(
-                f"the corpus has no language '{folder.name}'",
+                f"the corpus has no language '{language}'",
                 where=f"prepare.dialogues '{source.name}'.languages",
-                remedy=f"It has {', '.join(sorted(one.name for one in path.iterdir() if one.is_dir()))}",
+                remedy=f"It has {', '.join(there)}",
             )
-        for file in files_of(folder, _SUFFIXES["chatterbot"]):
+        for file in files_of(path / language, (".yml", ".yaml")):
             for entry in _yaml_conversations(file):
-                yield _first_exchange(entry, _LANGUAGES.get(folder.name), f"{folder.name}/{file.stem}")
+                yield _first_exchange(entry, _LANGUAGES.get(language), f"{language}/{file.stem}")
 
 
 def _yaml_conversations(file: Path) -> Iterable[Any]:
@@ -130,7 +125,7 @@ def _first_exchange(entry: Any, lang: str | None, group: str) -> Dialogue | None
 
 def _messages(source: DialogueSource, path: Path) -> Iterator[Dialogue | None]:
     """JSON lines `{"messages": [{"role", "content"}, ...], "lang": ...}`; turns after the last answer are cut."""
-    for file in files_of(path, _SUFFIXES["messages"]):
+    for file in files_of(path, (".jsonl", ".ndjson")):
         for line in text_lines(file):
             if not line.strip():
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import Any, cast
 import polars as pl
 import pyarrow as pa
 
-from wingspan.errors import InputError
+from wingspan.errors import InputError, did_you_mean
 from wingspan.post import POST_SCHEMA, TOMBSTONE_SCHEMA
 from wingspan.prepare.readers.registry import ReadBatch
 from wingspan.project import PostSource
@@ -46,8 +45,7 @@ def column_map(source: PostSource, available: Sequence[str] | None = None) -> di
     """
     where = f"prepare.posts '{source.name}'.columns"
     if unknown := [name for name in source.columns if name not in FIELDS]:
-        near = difflib.get_close_matches(unknown[0], FIELDS, n=1, cutoff=0.4)
-        remedy = f"Did you mean '{near[0]}'?" if near else f"Fields: {', '.join(FIELDS)}"
+        remedy = did_you_mean(unknown[0], FIELDS, "Fields", cutoff=0.4)
         raise InputError(f"a post has no field '{unknown[0]}'", where=where, remedy=remedy)
     columns = dict(source.columns)
     if not columns:

@@ -18,7 +18,6 @@ nothing but its bytes and what it asks, so a finished unit need not be read agai
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,7 @@ from typing import cast
 
 import pyarrow as pa
 
-from wingspan.errors import InputError
+from wingspan.errors import InputError, did_you_mean
 from wingspan.post import POST_SCHEMA, TOMBSTONE_SCHEMA
 from wingspan.prepare.readers.archives import BOMB, ENCRYPTED, LINK, UNSAFE, Member, members
 from wingspan.prepare.readers.records import printed_as_one
@@ -109,9 +108,7 @@ def reader_named(name: str) -> Reader:
     plugged_in = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name in plugged_in:
         return cast(Reader, plugged_in[name].load())
-    known = reader_names()
-    near = difflib.get_close_matches(name, known, n=1)
-    remedy = f"Did you mean '{near[0]}'?" if near else f"Known readers: {', '.join(known)}"
+    remedy = did_you_mean(name, reader_names(), "Known readers")
     raise InputError(f"there is no reader '{name}'", where="prepare.posts.reader", remedy=remedy)
 
 
