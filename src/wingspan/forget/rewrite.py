@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wingspan.prepare.tombstones import LINKS, POST_COLUMNS, Tombstones, search
@@ -53,9 +54,8 @@ def _drop_rows(file: Path, target: Path, stones: Tombstones, kind: str) -> Count
             reasons = stones.of_posts(pl.Series(table[name]))
             if hits := len(reasons) - reasons.null_count():
                 links += hits
-                nulled = pl.select(pl.when(reasons.is_null()).then(pl.Series(table[name]))).to_series().to_arrow()
-                at = table.column_names.index(name)
-                table = table.set_column(at, table.schema.field(at), nulled.cast(table.schema.field(at).type))
+                at, linked = table.column_names.index(name), pa.array(reasons.is_null())
+                table = table.set_column(at, table.schema.field(at), pc.if_else(linked, table[name], None))
         gone += Counter({kind: int((~stays).sum()), "links": links})
         kept.append(table.filter(pa.array(stays)))
     _write(target, kept, parquet.schema_arrow)
