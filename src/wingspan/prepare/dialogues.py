@@ -60,10 +60,7 @@ class DialoguesRead:
 
 def read_dialogues(source: DialogueSource, path: Path) -> DialoguesRead:
     """All usable dialogues of a source; raises InputError for an unknown reader or an empty selection."""
-    readers: dict[str, Callable[[DialogueSource, Path], Iterator[Dialogue | None]]] = {
-        "chatterbot": _chatterbot,
-        "messages": _messages,
-    }
+    readers = {"chatterbot": _chatterbot, "messages": _messages}
     where = f"prepare.dialogues '{source.name}'"
     if source.reader not in readers:
         remedy = did_you_mean(source.reader, readers, "Known readers")
@@ -162,7 +159,8 @@ def split_dialogues(
 
     Dialogues that open with the same words are on the same side.
     """
-    openings = normalise(pl.Series([_opening(dialogue) for dialogue in dialogues], dtype=pl.String))
+    spoken = (next(turn["content"] for turn in one.messages if turn["role"] == "user") for one in dialogues)
+    openings = normalise(pl.Series(list(spoken), dtype=pl.String))
     sides: dict[tuple[str | None, str], list[Dialogue]] = {}
     for dialogue, split in zip(dialogues, split_of(openings, seed, held_out), strict=True):
         sides.setdefault((dialogue.lang, split), []).append(dialogue)
@@ -171,10 +169,6 @@ def split_dialogues(
         for (lang, split), group in sides.items()
         for dialogue in _from_all_groups(group)[: source.limit]
     ]
-
-
-def _opening(dialogue: Dialogue) -> str:
-    return next(message["content"] for message in dialogue.messages if message["role"] == "user")
 
 
 def _from_all_groups(dialogues: Sequence[Dialogue]) -> list[Dialogue]:

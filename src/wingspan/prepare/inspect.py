@@ -139,6 +139,8 @@ def _sample(source: PostSource, path: Path) -> dict[str, Any]:
         tables.append(batch.posts)
     posts = cast(pl.DataFrame, pl.from_arrow(pa.concat_tables(tables)))
     times = posts["created_at"].dt.date().drop_nulls()
+    # as the stage would clean them, people under names that hold for this once
+    masked, _ = remove_personal_data(clean(posts["text"].head(POSTS)), pseudonymiser(secrets.token_bytes(32)))
     return {
         "whole": next(batches, None) is None,
         "read": read,
@@ -151,14 +153,8 @@ def _sample(source: PostSource, path: Path) -> dict[str, Any]:
         "first": str(times.min()) if len(times) else None,
         "last": str(times.max()) if len(times) else None,
         "languages": dict(detect(posts).value_counts(sort=True).iter_rows()) if posts.height else {},
-        "masked_posts": _masked(posts.head(POSTS)),
+        "masked_posts": list(masked),
     }
-
-
-def _masked(posts: pl.DataFrame) -> list[str]:
-    """Texts as the stage would clean them, people under names that hold for this once."""
-    texts, _ = remove_personal_data(clean(posts["text"]), pseudonymiser(secrets.token_bytes(32)))
-    return list(texts)
 
 
 def _listed(found: Sequence[Member]) -> dict[str, Any]:

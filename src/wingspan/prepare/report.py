@@ -52,8 +52,8 @@ def samples(drawn: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """At most five posts per rule, without personal data; a duplicate with what it repeats."""
     shown: dict[str, list[dict[str, Any]]] = {}
     for row in drawn.group_by("rule", maintain_order=True).head(_SAMPLES).iter_rows(named=True):
-        repeated = {name: row[name] for name in ("repeats", "kept") if row["repeats"]}
-        shown.setdefault(row["rule"], []).append({"post_id": row["post_id"], "text": row["text"]} | repeated)
+        names = ("post_id", "text", "repeats", "kept") if row["repeats"] else ("post_id", "text")
+        shown.setdefault(row["rule"], []).append({name: row[name] for name in names})
     return shown
 
 
