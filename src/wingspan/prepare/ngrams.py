@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,16 +51,8 @@ class Model:
 def load_model(name: str) -> Model:
     """The model weights/NAME.npz of this package."""
     with files("wingspan.prepare").joinpath(f"weights/{name}.npz").open("rb") as stream:
-        data = np.load(stream)
-        return Model(
-            weights=data["weights"],
-            classes=tuple(data["classes"].tolist()),
-            bias=data["bias"],
-            shortest=int(data["shortest"]),
-            longest=int(data["longest"]),
-            letters_only=bool(data["letters_only"]),
-            scale=float(data["scale"]),
-        )
+        saved: dict[str, Any] = {name: one if one.ndim else one.item() for name, one in np.load(stream).items()}
+    return Model(**saved | {"classes": tuple(saved["classes"].tolist()), "scale": float(saved["scale"])})
 
 
 def scores(texts: pl.Series, model: Model) -> tuple[Ints, Ints, Ints]:
