@@ -85,15 +85,8 @@ class Tombstones:
         numbers = np.bincount(held["code"][~held["again"]], minlength=len(reasons)).tolist()
         numbers[reasons.index(OPTED_OUT)] = len({name for _, name, *_ in listed}) + len(patterns)
         counts = {reason: number for reason, number in zip(reasons, numbers, strict=True) if number}
-        return cls(
-            seed,
-            tuple(reasons),
-            counts,
-            "|".join(patterns),
-            held["key"].copy(),
-            held["code"].copy(),
-            _sieve(held["key"]),
-        )
+        keys, codes = held["key"].copy(), held["code"].copy()
+        return cls(seed, tuple(reasons), counts, "|".join(patterns), keys, codes, _sieve(keys))
 
     def with_posts_of_authors(self, posts: pl.DataFrame) -> Tombstones:
         """The set and, of `posts` (columns post_id, author_id), those whose authors are in it.
