@@ -118,7 +118,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     while True:
         before = pieces(output)
         log.unlink(missing_ok=True)
-        process = mp.get_context("forkserver").Process(target=_prepare_alone, args=(platform, output))
+        process = mp.get_context("spawn").Process(target=_prepare_alone, args=(platform, output))
         process.start()
         made = len(before) + moment.randint(1, 60)
         while process.is_alive() and len(pieces(output)) < made:
