@@ -121,15 +121,9 @@ def conversations_of(posts: pl.DataFrame, split: str) -> Iterator[Conversation]:
             {"role": ("user", "assistant")[number % 2], "content": "\n".join(columns["text"][row] for row in turn)}
             for number, turn in enumerate(turns)
         ]
-        first, used = turns[0][0], [row for turn in turns for row in turn]
-        yield Conversation(
-            tuple(messages),
-            DIALOGUE,
-            columns["source"][first],
-            split,
-            tuple(columns["post_id"][row] for row in used),
-            columns["lang"][first],
-        )
+        post_ids = tuple(columns["post_id"][row] for turn in turns for row in turn)
+        source, lang = (columns[name][turns[0][0]] for name in ("source", "lang"))
+        yield Conversation(tuple(messages), DIALOGUE, source, split, post_ids, lang)
 
 
 def _turns(chain: Sequence[int], authors: Sequence[str | None]) -> list[list[int]]:

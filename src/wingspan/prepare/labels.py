@@ -29,8 +29,7 @@ def read_labels(source: LabelSource, path: Path) -> LabelsRead:
     values: dict[str, float] = {}
     damaged = 0
     for row in rows(path, source.separator):
-        label = _label(row, source)
-        if label is None:
+        if (label := _label(row, source)) is None:
             damaged += 1
         else:
             values[label[0]] = label[1]
@@ -55,10 +54,8 @@ def _label(row: list[str] | None, source: LabelSource) -> tuple[str, float] | No
 
 def labelled_posts(labels: LabelsRead, source: LabelSource, posts: pl.LazyFrame) -> pl.DataFrame:
     """Columns post_id, value, split, text, lang: the labels of posts that stayed, in the posts' order."""
-    values = pl.DataFrame(
-        {"post_id": list(labels.values), "value": list(labels.values.values())},
-        schema={"post_id": pl.String, "value": pl.Float64},
-    )
+    schema = {"post_id": pl.String, "value": pl.Float64}
+    values = pl.DataFrame([[*labels.values], [*labels.values.values()]], schema, orient="col")
     chosen = posts.filter(pl.col("source") == source.posts).select("post_id", "text", "lang", "split")
     joined = chosen.join(values.lazy(), on="post_id", maintain_order="left")
     return joined.select("post_id", "value", "split", "text", "lang").collect()
