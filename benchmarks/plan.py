@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from targets import Figures, Targets, as_json, holds, say
 from wingspan.plan.backtest import BackTest, Errors, back_test
 from wingspan.plan.chips import chip_named
 from wingspan.plan.fleet import busy_share
@@ -42,9 +42,6 @@ DEEPSEEK_V3 = Network(
 )  # fmt: skip
 CALCULONS_SPACE = 7_126_368  # executions that calculon enumerates for GPT-3 175B on 4,096 devices
 
-Figures = dict[str, float]
-Targets = dict[str, tuple[float, float, bool]]  # name -> (value, target, lower is better)
-
 
 def main() -> None:
     options = _options()
@@ -52,7 +49,7 @@ def main() -> None:
     targets: Targets = {}
     path = _runs(options.runs)
     if path is None:
-        _say("no measured runs here: give --runs RUNS.csv or set WINGSPAN_SHARED")
+        say("no measured runs here: give --runs RUNS.csv or set WINGSPAN_SHARED")
     else:
         _back_test(path, figures, targets)
         _whole_runs(path.with_name("wholeruns.csv"), targets)
@@ -61,7 +58,7 @@ def main() -> None:
     _start_up(figures, targets, repeats=1 if options.quick else 5)
     _print_targets(targets)
     if options.json:
-        print(json.dumps(_as_json(figures, targets)))
+        print(json.dumps(as_json(figures, targets, "numpy")))
 
 
 def _options() -> argparse.Namespace:
@@ -83,9 +80,9 @@ def _runs(given: Path | None) -> Path | None:
 def _back_test(path: Path, figures: Figures, targets: Targets) -> None:
     found = back_test(path)
     step, held_out = found.step_time(), found.calibration.held_out
-    _say(f"step time: {len(found.rows)} rows answered, {len(found.refused)} refused")
+    say(f"step time: {len(found.rows)} rows answered, {len(found.refused)} refused")
     for one in found.refused:
-        _say(f"  refused {one.id}: {one.reason}")
+        say(f"  refused {one.id}: {one.reason}")
     _table("by source", found.errors_by(lambda run: run.family))
     _table("by device", found.errors_by(lambda run: run.device))
     _table("by quality", found.errors_by(lambda run: run.quality or "?"))
@@ -104,7 +101,7 @@ def _back_test(path: Path, figures: Figures, targets: Targets) -> None:
 def _memory(found: BackTest, figures: Figures, targets: Targets) -> None:
     """Only rows whose source reports memory; a wrong fit is one that was predicted not to fit, as all of these ran."""
     memory = found.memory()
-    _say(
+    say(
         f"memory: {memory['rows']} rows, mean error {memory['mape']:.1%}, median {memory['median']:.1%}, "
         f"{memory['wrong_fits']:.1%} that ran were predicted not to fit"
     )
@@ -151,7 +148,7 @@ def _power(path: Path, targets: Targets) -> None:
         error = watts / log["mean_w_node"] - 1
         worst = max(worst, abs(error))
         numbers = f"{log['mean_w_node']:6,.0f} W, predicted {watts:6,.0f} {error:+.1%}"
-        _say(f"  {log['system'][:36]:36} {log['bench']:16} {numbers}")
+        say(f"  {log['system'][:36]:36} {log['bench']:16} {numbers}")
     targets["node_power_worst"] = (worst, 0.05, True)
 
 
@@ -183,7 +180,7 @@ def _search(figures: Figures, targets: Targets, repeats: int) -> None:
         figures[f"layouts_{name}"], figures[f"search_{name}_s"] = weighed, seconds
         figures[f"layouts_per_s_{name}"] = weighed / seconds
         targets[f"search_{name}_s"] = (seconds, 5.0, True)
-        _say(f"search {name}: {weighed:,} layouts in {seconds:.3f} s, {weighed / seconds:,.0f} a second")
+        say(f"search {name}: {weighed:,} layouts in {seconds:.3f} s, {weighed / seconds:,.0f} a second")
     targets["layouts_per_s"] = (min(figures[f"layouts_per_s_{name}"] for name in problems), 1e6, False)
     figures["calculons_gpt3_space_s"] = CALCULONS_SPACE / figures["layouts_per_s_gpt3_4096"]
     targets["calculons_gpt3_space_s"] = (figures["calculons_gpt3_space_s"], 5.0, True)
@@ -217,36 +214,15 @@ def _start_up(figures: Figures, targets: Targets, repeats: int) -> None:
 
 
 def _table(title: str, groups: dict[str, Errors]) -> None:
-    _say(f"\n{title:<28} {'rows':>5} {'mean':>7} {'median':>7} {'p90':>7} {'bias':>7}")
+    say(f"\n{title:<28} {'rows':>5} {'mean':>7} {'median':>7} {'p90':>7} {'bias':>7}")
     for name, one in groups.items():
-        _say(f"{name:<28} {one.rows:>5} {one.mape:>7.1%} {one.median:>7.1%} {one.p90:>7.1%} {one.bias:>+7.1%}")
+        say(f"{name:<28} {one.rows:>5} {one.mape:>7.1%} {one.median:>7.1%} {one.p90:>7.1%} {one.bias:>+7.1%}")
 
 
 def _print_targets(targets: Targets) -> None:
-    _say(f"\n{'target':<28} {'value':>12} {'target':>12}")
+    say(f"\n{'target':<28} {'value':>12} {'target':>12}")
     for name, (value, target, lower) in targets.items():
-        _say(
-            f"{name:<28} {value:>12.4g} {target:>12.4g}  {'holds' if _holds(value, target, lower) else 'DOES NOT HOLD'}"
-        )
-
-
-def _holds(value: float, target: float, lower: bool) -> bool:
-    return value <= target if lower else value >= target
-
-
-def _as_json(figures: Figures, targets: Targets) -> dict[str, Any]:
-    return {
-        "figures": figures,
-        "targets": {
-            name: {"value": value, "target": target, "holds": _holds(value, target, lower)}
-            for name, (value, target, lower) in targets.items()
-        },
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__},
-    }
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+        say(f"{name:<28} {value:>12.4g} {target:>12.4g}  {'holds' if holds(value, target, lower) else 'DOES NOT HOLD'}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ os.environ.setdefault("WINGSPAN_PSEUDONYM_KEY", "of the benchmark")
 
 import argparse  # noqa: E402
 import json  # noqa: E402
-import platform  # noqa: E402
 import resource  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
@@ -37,6 +36,7 @@ from typing import Any  # noqa: E402
 import polars as pl  # noqa: E402
 
 from posts import write_posts  # noqa: E402
+from targets import Figures, Targets, as_json, holds, say  # noqa: E402
 from wingspan.prepare.cleaning import clean  # noqa: E402
 from wingspan.prepare.duplicates import bands_for, normalise  # noqa: E402
 from wingspan.prepare.engines import Processes  # noqa: E402
@@ -80,9 +80,9 @@ def main() -> None:
         _end_to_end(half, posts, figures)
     targets = _targets(figures)
     for what, (value, target, lower) in targets.items():
-        _say(f"{what:<36} {value:>14,.2f} {target:>12,.2f}  {'holds' if _holds(value, target, lower) else 'DOES NOT'}")
+        say(f"{what:<36} {value:>14,.2f} {target:>12,.2f}  {'holds' if holds(value, target, lower) else 'DOES NOT'}")
     if options.json:
-        print(json.dumps(_as_json(figures, targets)))
+        print(json.dumps(as_json(figures, targets, "polars")))
 
 
 def _options() -> argparse.Namespace:
@@ -113,12 +113,12 @@ def _steps(texts: pl.Series, tokenizer: Path, repeats: int, figures: dict[str, f
         "signatures": lambda: band_keys(normalised, *bands_for(0.8)),
         "encode": lambda: [encode(batch.to_list()) for batch in _batches(texts)],
     }
-    _say(f"{'step, alone':<28} {'us/post':>9} {'posts/s':>12} {'MB/s':>8}")
+    say(f"{'step, alone':<28} {'us/post':>9} {'posts/s':>12} {'MB/s':>8}")
     for name, work in steps.items():
         seconds = _cpu_seconds(work, repeats)
         figures[f"{name} us"] = seconds / len(texts) * 1e6
         figures[f"{name} posts/s"], figures[f"{name} MB/s"] = len(texts) / seconds, size / seconds / 1e6
-        _say(
+        say(
             f"{name:<28} {seconds / len(texts) * 1e6:>9.2f} {len(texts) / seconds:>12,.0f} {size / seconds / 1e6:>8.1f}"
         )
 
@@ -141,7 +141,7 @@ def _cpu_seconds(work: Callable[[], Any], repeats: int) -> float:
 def _peer(posts: Path, tokenizer: Path, count: int, figures: dict[str, float]) -> None:
     """datatrove's counterparts, in its own environment, on the first `count` of the same posts."""
     if not PEER.exists():
-        _say("datatrove is not installed: make bench-peers")
+        say("datatrove is not installed: make bench-peers")
         return
     command = [str(PEER), str(HERE / "peer_datatrove.py"), str(posts), str(tokenizer), str(count)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -149,7 +149,7 @@ def _peer(posts: Path, tokenizer: Path, count: int, figures: dict[str, float]) -
     for name, value in seconds.items():
         figures[f"datatrove {name} us"] = value / count * 1e6
         ratio = f"{value / count * 1e6 / figures[f'{name} us']:,.0f} times ours" if f"{name} us" in figures else ""
-        _say(f"datatrove {name:<18} {value / count * 1e6:>9.2f} {count / value:>12,.0f}  {ratio}")
+        say(f"datatrove {name:<18} {value / count * 1e6:>9.2f} {count / value:>12,.0f}  {ratio}")
     figures["datatrove us"] = sum(seconds.values()) / count * 1e6
 
 
@@ -157,12 +157,12 @@ def _end_to_end(half: Path, posts: Path, figures: dict[str, float]) -> None:
     """The whole stage on n/2 and on n posts: what a further post costs, and how memory grows."""
     small, whole = (_in_own_process(path) for path in (half, posts))
     further = whole["posts"] - small["posts"]
-    _say(f"{'step, of the whole stage':<28} {'us/post':>9}   of a further post")
+    say(f"{'step, of the whole stage':<28} {'us/post':>9}   of a further post")
     for step, seconds in sorted(whole["steps"].items(), key=lambda item: -item[1]):
         each = (seconds - small["steps"].get(step, 0.0)) / further * 1e6
         if each >= 0.05:
             figures[f"stage {step} us"] = each
-            _say(f"  {step:<26} {each:>9.2f}")
+            say(f"  {step:<26} {each:>9.2f}")
     figures["end to end us"] = (whole["cpu_s"] - small["cpu_s"]) / further * 1e6
     figures["posts/s"] = 1e6 / figures["end to end us"]
     figures["posts/s, with all that is done once"] = whole["posts"] / whole["cpu_s"]
@@ -213,7 +213,7 @@ def _whole(posts: Path, tokenizer: Path) -> dict[str, Any]:
     return {"posts": summary["read"], "cpu_s": seconds, "steps": progress.seconds, "peak_mib": peak}
 
 
-def _targets(figures: dict[str, float]) -> dict[str, tuple[float, float, bool]]:
+def _targets(figures: Figures) -> Targets:
     return {
         "posts/s, raw JSON to token shards": (figures["posts/s"], 50_000, False),
         "signatures, posts/s": (figures["signatures posts/s"], 300_000, False),
@@ -221,25 +221,6 @@ def _targets(figures: dict[str, float]) -> dict[str, tuple[float, float, bool]]:
         "encoding, MB/s": (figures["encode MB/s"], 100, False),
         "memory of twice the posts": (figures["memory of twice the posts"], 1.25, True),
     }
-
-
-def _holds(value: float, target: float, lower: bool) -> bool:
-    return value <= target if lower else value >= target
-
-
-def _as_json(figures: dict[str, float], targets: dict[str, tuple[float, float, bool]]) -> dict[str, Any]:
-    return {
-        "figures": figures,
-        "targets": {
-            name: {"value": value, "target": target, "holds": _holds(value, target, lower)}
-            for name, (value, target, lower) in targets.items()
-        },
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "polars": pl.__version__},
-    }
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":
