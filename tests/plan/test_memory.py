@@ -126,12 +126,10 @@ def test_published_memory_is_predicted(shared_data: Path) -> None:
 
     runs, _ = read_runs(shared_data / "plan" / "runs_public.csv")
     errors: dict[str, list[float]] = {}
-    stated = refused = 0
+    too_large = {True: 0, False: 0}  # by whether the run says its whole layout
     for run in runs:
         items = run.problem.memory(run.grid)
-        if not run.inferred:
-            stated += 1
-            refused += float(memory_of.total(items)[0]) > run.problem.capacity
+        too_large[not run.inferred] += float(memory_of.total(items)[0]) > run.problem.capacity
         if run.memory_gib:
             told = float(memory_of.reported(items, run.problem.software.accounting)[0]) / 2**30
             errors.setdefault(run.family, []).append(abs(told / run.memory_gib - 1))
@@ -140,5 +138,7 @@ def test_published_memory_is_predicted(shared_data: Path) -> None:
     assert means["torchtitan"] < 0.09
     assert means["nanotron"] < 0.13
     assert means["bloom-v100"] < 0.14
+    stated = sum(not run.inferred for run in runs)
     assert stated > 400
-    assert refused <= stated / 40
+    assert too_large[True] <= stated / 40
+    assert sum(too_large.values()) < 0.06 * len(runs)
