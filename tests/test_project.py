@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from wingspan.errors import InputError
 from wingspan.model.shape import ModelShape, shape_of
-from wingspan.project import ModelSection, load_project
+from wingspan.project import ModelSection
+from wingspan.project_file import load_project
 
 MINIMAL = '[project]\nname = "p"\n\n[model]\nstart = "scratch"\ndepth = 2\n'
 

@@ -26,7 +26,8 @@ from wingspan import assets
 from wingspan.errors import DamagedArtefact, InputError, WorkError
 from wingspan.meter import Meter
 from wingspan.progress import Progress
-from wingspan.project import PROJECT_FILE, Project, load_project, project_file
+from wingspan.project import Project
+from wingspan.project_file import PROJECT_FILE, load_project, project_file
 
 MANIFEST = "manifest.json"
 _ORIGIN = ".origin.json"  # marks a run folder and remembers the project file it came from

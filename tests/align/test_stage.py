@@ -15,7 +15,7 @@ import pytest
 
 from align.aligned import align, trained_run
 from wingspan.errors import InputError
-from wingspan.train.ledger import audit
+from wingspan.train.data.ledger import audit
 
 TESTS = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS)}

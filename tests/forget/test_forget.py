@@ -182,9 +182,9 @@ def test_an_author_is_nowhere_afterwards_and_every_stage_still_holds(run: Run) -
 
 
 def test_the_ledger_names_exactly_the_steps_that_learned_from_it(run: Run) -> None:
-    from wingspan.train.data import open_split
-    from wingspan.train.ledger import entries
-    from wingspan.train.order import sample_indices
+    from wingspan.train.data.batches import open_split
+    from wingspan.train.data.ledger import entries
+    from wingspan.train.data.order import sample_indices
 
     training = pl.read_parquet(run.folder / "prepare/tokens/train-*.documents.parquet")
     posts, seed = open_split(run.folder / "prepare/tokens", "train"), run.project.project.seed
@@ -220,7 +220,7 @@ def test_held_out_posts_were_learned_by_no_model(run: Run) -> None:
 
 
 def test_what_is_forgotten_is_not_predicted_and_moves_no_other_sample(run: Run) -> None:
-    from wingspan.train.data import open_split
+    from wingspan.train.data.batches import open_split
 
     before = open_split(run.folder / "prepare/tokens", "train").packed(64)
     gone = posts_of(run).filter(pl.col("author_id") == PSEUDONYM(prolific(run)))

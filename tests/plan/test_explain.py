@@ -12,7 +12,7 @@ from wingspan.model.shape import shape_of
 from wingspan.plan import stage
 from wingspan.plan.explain import Explainer
 from wingspan.plan.machine import nominal
-from wingspan.project import load_project
+from wingspan.project_file import load_project
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ARITHMETIC = {name: getattr(math, name) for name in ("sqrt", "ceil", "floor", "log", "exp", "expm1")}

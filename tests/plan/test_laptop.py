@@ -8,7 +8,8 @@ from wingspan import assets
 from wingspan.model.shape import shape_of
 from wingspan.plan.laptop import predict_stages
 from wingspan.plan.machine import Measurement
-from wingspan.project import Layout, load_project
+from wingspan.project import Layout
+from wingspan.project_file import load_project
 from wingspan.units import GIB
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "laptop"

@@ -18,7 +18,8 @@ from wingspan.plan.machine import nominal
 from wingspan.plan.network import network_of
 from wingspan.plan.terminal import render, render_derivation
 from wingspan.progress import SilentProgress
-from wingspan.project import Project, load_project
+from wingspan.project import Project
+from wingspan.project_file import load_project
 from wingspan.workspace import Run, StageContext
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

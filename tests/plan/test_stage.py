@@ -10,7 +10,8 @@ from wingspan.figures import Figure
 from wingspan.plan import stage
 from wingspan.plan.machine import Measurement, nominal
 from wingspan.progress import SilentProgress
-from wingspan.project import Layout, Project, load_project
+from wingspan.project import Layout, Project
+from wingspan.project_file import load_project
 from wingspan.workspace import Run, StageContext
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -11,11 +11,11 @@ import torch
 
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Optimizer
-from wingspan.train.checkpoint import Checkpoints, Position
-from wingspan.train.data import Batch
-from wingspan.train.health import Health
+from wingspan.train.checkpoint.checkpoints import Checkpoints, Position
+from wingspan.train.data.batches import Batch
+from wingspan.train.faults.health import Health
 from wingspan.train.loop import take_step
-from wingspan.train.optimizer import make_optimizers
+from wingspan.train.optimize.optimizers import make_optimizers
 from wingspan.train.processes import processes
 from wingspan.train.start import start_part
 

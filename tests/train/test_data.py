@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from train.prepared import END, make_tokenizer, posts, write_tokens
 from wingspan.errors import DamagedArtefact, InputError, WorkError
 from wingspan.model.loss import IGNORED
-from wingspan.train.data import TokenSplit, open_split, pack
+from wingspan.train.data.batches import TokenSplit, open_split, pack
 
 TEXTS = [*posts(60, 3), " ".join(posts(20, 4))]  # the last is longer than a row
 

@@ -13,12 +13,12 @@ from wingspan.errors import WorkError
 from wingspan.model.shape import ModelShape
 from wingspan.progress import SilentProgress
 from wingspan.project import Layout, Optimizer
-from wingspan.train.data import Batch
-from wingspan.train.health import Health
-from wingspan.train.ledger import audit, entries
+from wingspan.train.data.batches import Batch
+from wingspan.train.data.ledger import audit, entries
+from wingspan.train.data.order import Indices
+from wingspan.train.faults.health import Health
 from wingspan.train.loop import Recipe, fit
-from wingspan.train.order import Indices
-from wingspan.train.parallel import Part
+from wingspan.train.parallel.build import Part
 from wingspan.train.start import start_part
 
 SHAPE = ModelShape("qwen3", 2, 32, 4, 2, 8, 64, 101, tie_embeddings=True)

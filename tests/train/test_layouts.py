@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wingspan.errors import InputError
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout
-from wingspan.train.layouts import fit_layout, layers_of_stage
+from wingspan.train.parallel.layouts import fit_layout, layers_of_stage
 
 SHAPE = ModelShape("qwen3", 4, 64, 8, 4, 16, 128, 501, False)
 TIED = ModelShape("qwen3", 4, 64, 8, 4, 16, 128, 501, True)

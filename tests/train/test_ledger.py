@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wingspan.errors import WorkError
-from wingspan.train.ledger import FILE, Audit, Entry, JsonLines, audit
+from wingspan.train.data.ledger import FILE, Audit, Entry, JsonLines, audit
 
 
 def write(folder: Path, steps: list[tuple[int, int]]) -> None:

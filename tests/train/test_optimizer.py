@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wingspan.model.network import Decoder
 from wingspan.model.shape import ModelShape
 from wingspan.project import Optimizer
-from wingspan.train.optimizer import cosine, make_optimizers, schedule, wsd
+from wingspan.train.optimize.optimizers import cosine, make_optimizers, schedule, wsd
 
 SHAPE = ModelShape("qwen3_moe", 1, 32, 2, 1, 16, 32, 50, False, experts=4, experts_per_token=2, expert_ffn=16)
 

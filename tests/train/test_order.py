@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingspan.train.order import permute, sample_indices
+from wingspan.train.data.order import permute, sample_indices
 
 SEED = st.integers(0, 2**63 - 1)
 

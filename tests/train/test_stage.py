@@ -19,7 +19,7 @@ from wingspan import workspace
 from wingspan.errors import InputError
 from wingspan.progress import SilentProgress
 from wingspan.stages import stage_spec
-from wingspan.train.ledger import audit
+from wingspan.train.data.ledger import audit
 from wingspan.train.stage import work
 
 SCRIPT = [prepared.__file__]

@@ -12,9 +12,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Optimizer
-from wingspan.train.data import Batch
-from wingspan.train.optimizer import make_optimizers
-from wingspan.train.parallel import build, make_mesh
+from wingspan.train.data.batches import Batch
+from wingspan.train.optimize.optimizers import make_optimizers
+from wingspan.train.parallel.build import build, make_mesh
 from wingspan.train.torch_compat import cpu_multiplies_bf16, static_pipeline_shapes
 
 SHAPE = ModelShape("qwen3", 4, 64, 8, 4, 16, 128, 501, False)

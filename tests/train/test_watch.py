@@ -15,7 +15,7 @@ import pytest
 
 from train import prepared
 from train.test_stage import TORCHRUN, losses, weights
-from wingspan.train.watch import Pulse, slow_ranks, who_hangs
+from wingspan.train.faults.watch import Pulse, slow_ranks, who_hangs
 
 
 def test_a_rank_that_says_nothing_is_the_one_that_hangs() -> None:

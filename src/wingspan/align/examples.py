@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from wingspan.errors import InputError
 from wingspan.model.chat import ChatRenderer, Message, Rendered
 from wingspan.model.loss import IGNORED
-from wingspan.train.data import PackedPieces, Piece
-from wingspan.train.order import permute
+from wingspan.train.data.batches import PackedPieces, Piece
+from wingspan.train.data.order import permute
 
 
 @dataclass(frozen=True)

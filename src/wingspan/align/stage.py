@@ -13,11 +13,11 @@ from wingspan.errors import InputError
 from wingspan.model.chat import ChatRenderer
 from wingspan.model.checkpoint import open_folder
 from wingspan.project import Project
-from wingspan.train.export import export
+from wingspan.train.checkpoint.export import export
 from wingspan.train.loop import Recipe, fit
 from wingspan.train.processes import is_first_rank, processes
-from wingspan.train.score import total_loss
 from wingspan.train.start import read_layout, start_part
+from wingspan.train.telemetry.score import total_loss
 from wingspan.workspace import StageContext
 
 _SCORED_SHARE = 0.1  # of the tokens trained on: what scoring the held-out conversations, once, may read

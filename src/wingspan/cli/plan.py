@@ -51,7 +51,7 @@ def _sweep(
     """Other fleets, and what money or time would allow; writes nothing."""
     from wingspan.console import output, print_json
     from wingspan.plan.sweep import render, sweep
-    from wingspan.project import load_project
+    from wingspan.project_file import load_project
 
     found = sweep(load_project(project, overrides or ()), devices, budget, deadline)
     print_json(found) if json_ else output.print(render(found))
@@ -98,7 +98,7 @@ def layouts(
     """
     from wingspan.console import output, print_json
     from wingspan.plan.rivals import render, rivals
-    from wingspan.project import load_project
+    from wingspan.project_file import load_project
 
     found = rivals(load_project(project, overrides or ()), wide=wide)
     print_json(found) if json_ else output.print(render(found))

@@ -23,7 +23,7 @@ def init(
 
     Example: wingspan init my-assistant
     """
-    from wingspan.project import PROJECT_FILE
+    from wingspan.project_file import PROJECT_FILE
 
     target = folder / PROJECT_FILE
     if target.exists():

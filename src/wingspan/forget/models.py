@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from wingspan.prepare.tombstones import Tombstones
-from wingspan.train.ledger import FILE
+from wingspan.train.data.ledger import FILE
 from wingspan.workspace import Run, artefact_hash
 
 _TOKENS, _CONVERSATIONS = "prepare/tokens", "prepare/conversations"
@@ -52,8 +52,8 @@ def _base(run: Run, stones: Tombstones, folder: str, model: str) -> list[Learned
     documents, learned = _documents(run.folder / _TOKENS, stones)
     if not learned:
         return []
-    from wingspan.train.data import open_split  # loads torch, which a run without a model does not need
-    from wingspan.train.seen import steps_that_learned
+    from wingspan.train.data.batches import open_split  # loads torch, which a run without a model does not need
+    from wingspan.train.data.seen import steps_that_learned
 
     posts = open_split(run.folder / _TOKENS, "train", verify=False)
     made = manifest or {"settings": {"train": run.project.train.model_dump()}, "seed": run.project.project.seed}

@@ -23,7 +23,7 @@ from wingspan.rehearse import findings
 from wingspan.rehearse.campaign import THIS_MACHINE
 from wingspan.rehearse.findings import Finding
 from wingspan.rehearse.rank import RankRehearsal, RankTask, kinds_of_ranks, reckon, rehearse_rank, samples_of
-from wingspan.train.layouts import fit_layout
+from wingspan.train.parallel.layouts import fit_layout
 from wingspan.units import GIB
 
 ALL_KINDS = "all-kinds"

@@ -20,12 +20,12 @@ from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Train
 from wingspan.rehearse.trackers import Collective, Kind, Tracker, optimizer_tensors
 from wingspan.train import torch_compat
-from wingspan.train.data import Batch
-from wingspan.train.health import Health
-from wingspan.train.layouts import compute_precision, layers_of_stage
+from wingspan.train.data.batches import Batch
+from wingspan.train.faults.health import Health
 from wingspan.train.loop import take_step
-from wingspan.train.optimizer import make_optimizers
-from wingspan.train.parallel import MESH_AXES, Part, build, make_mesh
+from wingspan.train.optimize.optimizers import make_optimizers
+from wingspan.train.parallel.build import MESH_AXES, Part, build, make_mesh
+from wingspan.train.parallel.layouts import compute_precision, layers_of_stage
 
 _ITEM = torch.ops.aten._local_scalar_dense.default
 _INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)

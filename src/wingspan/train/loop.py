@@ -9,15 +9,15 @@ import torch
 
 from wingspan.progress import Progress
 from wingspan.project import Optimizer
-from wingspan.train.checkpoint import Checkpoints, Position
-from wingspan.train.data import Batch, Batches
-from wingspan.train.health import Health
-from wingspan.train.ledger import Entry
-from wingspan.train.optimizer import Optimizers, make_optimizers, schedule
-from wingspan.train.order import sample_indices
-from wingspan.train.parallel import Part, gradient_norms, most_changed, scale_gradients, total_norm
-from wingspan.train.record import Fitted, Record
-from wingspan.train.watch import Watch
+from wingspan.train.checkpoint.checkpoints import Checkpoints, Position
+from wingspan.train.data.batches import Batch, Batches
+from wingspan.train.data.ledger import Entry
+from wingspan.train.data.order import sample_indices
+from wingspan.train.faults.health import Health
+from wingspan.train.faults.watch import Watch
+from wingspan.train.optimize.optimizers import Optimizers, make_optimizers, schedule
+from wingspan.train.parallel.build import Part, gradient_norms, most_changed, scale_gradients, total_norm
+from wingspan.train.telemetry.record import Fitted, Record
 
 
 @dataclass(frozen=True)

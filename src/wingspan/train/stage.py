@@ -12,12 +12,12 @@ from wingspan.model.checkpoint import Folder, open_folder
 from wingspan.model.gguf import open_model_folder
 from wingspan.model.shape import ModelShape, shape_of
 from wingspan.project import Project, Train
-from wingspan.train.data import TokenSplit, open_split
-from wingspan.train.export import export
+from wingspan.train.checkpoint.export import export
+from wingspan.train.data.batches import TokenSplit, open_split
 from wingspan.train.loop import Recipe, fit
 from wingspan.train.processes import is_first_rank, processes
-from wingspan.train.score import bits_per_byte
 from wingspan.train.start import read_layout, start_part
+from wingspan.train.telemetry.score import bits_per_byte
 from wingspan.workspace import StageContext
 
 _TOKENS_PER_PARAMETER = 20  # of the active ones: compute-optimal (Hoffmann et al. 2022)

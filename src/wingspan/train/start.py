@@ -10,8 +10,8 @@ import torch
 from wingspan.model.checkpoint import Folder
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout
-from wingspan.train.layouts import compute_precision, fit_layout
-from wingspan.train.parallel import Part, build, initial_value, make_mesh, materialise
+from wingspan.train.parallel.build import Part, build, initial_value, make_mesh, materialise
+from wingspan.train.parallel.layouts import compute_precision, fit_layout
 from wingspan.train.processes import ranks
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from wingspan.progress import Progress
-from wingspan.train.data import Batches, TokenSplit
-from wingspan.train.parallel import Part
+from wingspan.train.data.batches import Batches, TokenSplit
+from wingspan.train.parallel.build import Part
 
 
 def bits_per_byte(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from wingspan.errors import DamagedArtefact, InputError, WorkError
 from wingspan.model.loss import IGNORED
-from wingspan.train.order import Indices, permute
+from wingspan.train.data.order import Indices, permute
 
 Piece = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets, equally long; a target of -100 is not predicted
 

@@ -33,8 +33,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from wingspan.model.network import Decoder
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout
-from wingspan.train.data import Batch
-from wingspan.train.layouts import layers_of_stage
+from wingspan.train.data.batches import Batch
+from wingspan.train.parallel.layouts import layers_of_stage
 
 MESH_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 

@@ -13,7 +13,7 @@ from typing import Self
 import torch.distributed as dist
 
 from wingspan.progress import Progress
-from wingspan.train.ledger import FILE, Entry, JsonLines, entries
+from wingspan.train.data.ledger import FILE, Entry, JsonLines, entries
 
 METRICS = "metrics.jsonl"
 

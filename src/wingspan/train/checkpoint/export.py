@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from wingspan.model.checkpoint import write_folder, write_index, write_weights
-from wingspan.train.parallel import Part
+from wingspan.train.parallel.build import Part
 from wingspan.train.torch_compat import hush_redistribution
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wingspan.train.data import TokenSplit
-from wingspan.train.ledger import entries
-from wingspan.train.order import Indices, sample_indices
+from wingspan.train.data.batches import TokenSplit
+from wingspan.train.data.ledger import entries
+from wingspan.train.data.order import Indices, sample_indices
 
 _BLOCK = 1 << 20  # sample numbers looked at together
 

@@ -35,9 +35,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from wingspan.train.health import Seen
-from wingspan.train.optimizer import Optimizers
-from wingspan.train.parallel import Part
+from wingspan.train.faults.health import Seen
+from wingspan.train.optimize.optimizers import Optimizers
+from wingspan.train.parallel.build import Part
 
 _MANIFEST = "manifest.json"
 _BY_NAME = StateDictOptions(flatten_optimizer_state_dict=True)  # optimizer state under parameter names

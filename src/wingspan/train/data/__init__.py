@@ -1,0 +1,1 @@
+"""Which sample comes when, read as packed rows, and the proof that each was used exactly once."""

@@ -1,0 +1,1 @@
+"""The network over the ranks: the mesh, and the parallelisms applied in one visible order."""
