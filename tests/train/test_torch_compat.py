@@ -38,7 +38,7 @@ def test_a_rank_of_a_fake_fleet_takes_a_step(last_rank: None, recompute: str) ->
         part.model.to_empty(device="cpu")
         optimizers = make_optimizers(part.model, Optimizer(), fused=False)
         ids = torch.zeros(8, 32, dtype=torch.int64)
-        part.backward(Batch(ids, ids, ids, ids), predictions=256)
+        part.backward(Batch(ids, ids, ids, ids), weight=256)
         assert all(parameter.grad is not None for parameter in part.model.parameters())
         optimizers.step(1e-3)
     assert part.holds_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,30 +27,63 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, group:
     return loss
 
 
+def linear_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """log softmax(hidden @ weight')[target] of each token, (tokens,) float32, 0 where the target is -100.
+
+    As linear_cross_entropy, for losses that weigh tokens by what comes of their sum: the logits are computed
+    again in the backward pass.
+    """
+    found: Tensor = _LinearLogProbs.apply(hidden, weight, targets, group)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None) -> Tensor:
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.group = group
+        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        for rows in _chunks(len(targets), weight):
+            column, here, valid = _columns(targets[rows], weight, group)
+            picked, total = _exponentials((hidden[rows] @ weight.to(hidden.dtype).T).float(), column, here, group)
+            found[rows] = (picked - total.log()) * valid
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
+        matrix = weight.to(hidden.dtype)
+        hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        for rows in _chunks(len(targets), weight):
+            column, here, valid = _columns(targets[rows], weight, ctx.group)
+            logits = (hidden[rows] @ matrix.T).float()
+            _, total = _exponentials(logits, column, here, ctx.group)
+            scale = gradients[0][rows] * valid
+            logits.mul_(-(scale / total)[:, None]).scatter_add_(1, column, (here * scale)[:, None])
+            gradient = logits.to(hidden.dtype)
+            torch.mm(gradient, matrix, out=hidden_gradient[rows])
+            weight_gradient += gradient.T @ hidden[rows]
+        return hidden_gradient, weight_gradient.to(weight.dtype), None, None
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None) -> Tensor:
         matrix = weight.to(hidden.dtype)
-        vocabulary = matrix.shape[0]
-        start = _first_token(vocabulary, group, weight.device)
         wanted = any(ctx.needs_input_grad[:2])
         hidden_gradient = torch.empty_like(hidden) if wanted else None
         weight_gradient: Tensor | None = None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rows = max(1, _LOGITS_PER_CHUNK // vocabulary)
-        for begin in range(0, hidden.shape[0], rows):
-            chunk, wanted_token = hidden[begin : begin + rows], targets[begin : begin + rows]
-            valid = (wanted_token != IGNORED).float()
-            column = wanted_token - start
-            here = ((column >= 0) & (column < vocabulary)).float()
-            column = column.clamp(0, vocabulary - 1)[:, None]
+        for rows in _chunks(len(targets), weight):
+            chunk = hidden[rows]
+            column, here, valid = _columns(targets[rows], weight, group)
             logits = (chunk @ matrix.T).float()
             picked, total = _exponentials(logits, column, here, group)
             loss += ((total.log() - picked) * valid).sum()
             if hidden_gradient is not None:
                 gradient = logits.mul_((valid / total)[:, None]).scatter_add_(1, column, -(here * valid)[:, None])
                 gradient = gradient.to(hidden.dtype)
-                torch.mm(gradient, matrix, out=hidden_gradient[begin : begin + rows])
+                torch.mm(gradient, matrix, out=hidden_gradient[rows])
                 part = (gradient.T @ chunk).float()
                 weight_gradient = part if weight_gradient is None else weight_gradient.add_(part)
                 del logits, gradient, part  # or they would lie beside those of the next chunk
@@ -64,6 +98,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_gradient, weight_gradient = ctx.saved_tensors
         weight_gradient = weight_gradient.mul_(gradients[0]).to(ctx.weight_dtype)
         return hidden_gradient.mul_(gradients[0]), weight_gradient, None, None
+
+
+def _chunks(tokens: int, weight: Tensor) -> Iterator[slice]:
+    """The tokens in slices whose logits fit into a chunk."""
+    rows = max(1, _LOGITS_PER_CHUNK // weight.shape[0])
+    return (slice(begin, begin + rows) for begin in range(0, tokens, rows))
+
+
+def _columns(targets: Tensor, weight: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Each target's column (tokens, 1) in this rank's slice, whether it lies there, whether it counts: 1 or 0."""
+    vocabulary = weight.shape[0]
+    column = targets - _first_token(vocabulary, group, weight.device)
+    here = ((column >= 0) & (column < vocabulary)).float()
+    return column.clamp(0, vocabulary - 1)[:, None], here, (targets != IGNORED).float()
 
 
 def _first_token(vocabulary: int, group: ProcessGroup | None, device: torch.device) -> int | Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from wingspan.model.loss import linear_cross_entropy
+from wingspan.model.loss import IGNORED, linear_cross_entropy, linear_log_probs
 from wingspan.model.shape import ModelShape
 
 _EXPLICIT_ATTENTION = 512 * 512  # scores of one head up to which plain matrix products beat the fused CPU kernel
@@ -253,14 +253,17 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         targets: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        *,
+        each: bool = False,
     ) -> Tensor:
         """Token ids (B, S), or hidden states of the part before -> hidden states (B, S, H), or the loss.
 
         `positions` (B, S) count within each document. `documents` (B, S) number the documents of a row:
         attention does not cross them, and -1 is padding; None is one document per row. With `targets`
         (B, S), -100 where there is none, a part with a head returns the sum of the cross-entropies in
-        float32. With a `cache` the tokens continue what it holds: prompts padded on the left with
-        document -1 first, then one token per row at a time, each with its own position.
+        float32, or with `each` the targets' log-probabilities (B, S), 0 where there is none. With a
+        `cache` the tokens continue what it holds: prompts padded on the left with document -1 first, then
+        one token per row at a time, each with its own position.
         """
         hidden = x if self.model.embed_tokens is None else self.model.embed_tokens(x)
         hidden = hidden.to(self.compute or hidden.dtype)
@@ -274,7 +277,7 @@ class Decoder(nn.Module):
             hidden = self.model.norm(hidden)
         if targets is None or self.model.norm is None:
             return hidden
-        return self._loss(hidden, targets)
+        return self._loss(hidden, targets, each)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (..., V) of hidden states (..., H), in the precision of the hidden states."""
@@ -300,14 +303,16 @@ class Decoder(nn.Module):
         cache.documents[:, cache.used : end] = documents
         return attention_mask(documents, cache.documents[:, :end], dtype)
 
-    def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, hidden: Tensor, targets: Tensor, each: bool) -> Tensor:
         weight = self.head_weight
         if isinstance(hidden, DTensor):  # sequence parallel: gather the tokens, scatter their gradients
             hidden = hidden.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
         if isinstance(weight, DTensor):
             weight = weight.to_local()
+        found, size = linear_log_probs if each else linear_cross_entropy, targets.shape
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
-        if self.skip_ignored:
-            kept = targets != -100
-            hidden, targets = hidden[kept], targets[kept]
-        return linear_cross_entropy(hidden, weight, targets, self.loss_group)
+        if not self.skip_ignored:
+            return found(hidden, weight, targets, self.loss_group).view(size if each else ())
+        kept = targets != IGNORED
+        one = found(hidden[kept], weight, targets[kept], self.loss_group)
+        return one.new_zeros(kept.shape).masked_scatter(kept, one).view(size) if each else one

@@ -94,13 +94,13 @@ def take_step(
     A step that is not finite, or a spike, is computed once more: a fault of a device does not come twice, and what
     does come twice lies in the data and is left out.
     """
-    predictions = int(part.sum_over_data(_count(part, batch.predictions)).item())
-    loss, norms = _gradients(part, batch, predictions)
+    predictions, weight = _totals(part, batch)
+    loss, norms = _gradients(part, batch, weight)
     faulty = None
     if health.odd(loss, total_norm(norms)):
         first = norms
         optimizers.zero_grad()
-        loss, norms = _gradients(part, batch, predictions)
+        loss, norms = _gradients(part, batch, weight)
         faulty = None if health.odd(loss, total_norm(norms)) else most_changed(first, norms)
     norm = total_norm(norms)
     skipped = health.odd(loss, norm)
@@ -113,9 +113,9 @@ def take_step(
     return Step(loss, norm, predictions, skipped, faulty)
 
 
-def _gradients(part: Part, batch: Batch, predictions: int) -> tuple[float, torch.Tensor]:
+def _gradients(part: Part, batch: Batch, weight: int) -> tuple[float, torch.Tensor]:
     """Make the gradients; the mean loss, and each rank's share of the norm."""
-    loss = part.sum_over_data(part.backward(batch, max(1, predictions))).item()
+    loss = part.sum_over_data(part.backward(batch, max(1, weight))).item()
     return loss, gradient_norms(part)
 
 
@@ -132,6 +132,8 @@ def _go_back(checkpoints: Checkpoints, health: Health, position: Position, progr
     return Position(checkpoint.step, position.samples, checkpoint.seen)
 
 
-def _count(part: Part, predictions: int) -> torch.Tensor:
-    """A count that the ranks with the loss contribute, so that it is summed as losses are."""
-    return torch.tensor(float(predictions if part.holds_loss else 0), dtype=torch.float64, device=part.device)
+def _totals(part: Part, batch: Batch) -> tuple[int, int]:
+    """Predictions and weight of the batches of all ranks; those with the loss contribute, as losses are summed."""
+    mine = torch.tensor([batch.predictions, batch.weight], dtype=torch.float64, device=part.device)
+    predictions, weight = part.sum_over_data(mine * part.holds_loss).tolist()
+    return round(predictions), round(weight)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,9 +44,14 @@ class Batch:
         """Tokens that are predicted."""
         return int((self.targets != IGNORED).sum())
 
-    def to(self, device: torch.device) -> Batch:
+    @property
+    def weight(self) -> int:
+        """What the loss is a mean over: the predictions, unless a kind of batch says otherwise."""
+        return self.predictions
+
+    def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
-        return Batch(*(field.to(device, non_blocking=True) for field in vars(self).values()))
+        return type(self)(*(field.to(device, non_blocking=True) for field in vars(self).values()))
 
     def padded(self, rows: int) -> Batch:
         """The batch with rows of padding added up to `rows`."""
@@ -54,10 +59,10 @@ class Batch:
         missing = rows - len(self.tokens)
         return Batch(**{name: F.pad(getattr(self, name), (0, 0, 0, missing), value=fills[name]) for name in fills})
 
-    def split(self, rows: int) -> list[Batch]:
+    def split(self, rows: int) -> list[Self]:
         """Micro-batches of at most `rows` rows."""
         fields = [field.split(rows) for field in vars(self).values()]
-        return [Batch(*parts) for parts in zip(*fields, strict=True)]
+        return [type(self)(*parts) for parts in zip(*fields, strict=True)]
 
 
 class Batches(Protocol):

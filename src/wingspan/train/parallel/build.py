@@ -82,17 +82,22 @@ class Part:
         dist.all_reduce(value)
         return value / (self.layout.tp * self.layout.cp)
 
-    def backward(self, batch: Batch, predictions: int) -> Tensor:
-        """Accumulate the gradients of (sum of losses) / predictions; returns that loss, 0 off the last stage."""
+    def summed_loss(self, batch: Batch) -> Tensor:
+        """Sum of the losses of a micro-batch; what another objective than the next token replaces."""
+        loss: Tensor = self.model(batch.tokens, batch.positions, batch.documents, batch.targets)
+        return loss
+
+    def backward(self, batch: Batch, weight: int) -> Tensor:
+        """Accumulate the gradients of (sum of losses) / weight; returns that loss, 0 off the last stage."""
         micro = batch.split(self.layout.micro_batch)
         if self.pipeline is not None:
-            return self._through_pipeline(self.pipeline.step, batch, 1 / predictions)
+            return self._through_pipeline(self.pipeline.step, batch, 1 / weight)
         total = torch.zeros((), device=self.device)
         for number, one in enumerate(micro, start=1):
             if isinstance(self.model, FSDPModule):
                 self.model.set_requires_gradient_sync(number == len(micro))
-            loss = self.model(one.tokens, one.positions, one.documents, one.targets) / predictions
-            loss.backward()
+            loss = self.summed_loss(one) / weight
+            loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
 
@@ -103,7 +108,7 @@ class Part:
             return self._through_pipeline(self.pipeline.eval, batch, 1.0)
         total = torch.zeros((), device=self.device)
         for one in batch.split(self.layout.micro_batch):
-            total += self.model(one.tokens, one.positions, one.documents, one.targets)
+            total += self.summed_loss(one)
         return total
 
     def _through_pipeline(self, run: Callable[..., Any], batch: Batch, weight: float) -> Tensor:
