@@ -23,16 +23,16 @@ import numpy as np
 from rich.console import Console
 
 from targets import Figures, Targets, as_json, holds, say
-from wingspan.plan.backtest import BackTest, Errors, back_test
-from wingspan.plan.chips import chip_named
+from wingspan.plan.devices.chips import chip_named
 from wingspan.plan.fleet import busy_share
-from wingspan.plan.grid import Workload
-from wingspan.plan.network import Network
-from wingspan.plan.problem import WIDE, Problem, Space
-from wingspan.plan.runs import software_of
-from wingspan.plan.search import search
-from wingspan.plan.wholerun import node_watts
-from wingspan.plan.wholeruns import backtest_whole_runs, render_whole_runs
+from wingspan.plan.layouts.problem import WIDE, Problem, Space
+from wingspan.plan.layouts.search import search
+from wingspan.plan.published.backtest import BackTest, Errors, back_test
+from wingspan.plan.published.runs import software_of
+from wingspan.plan.published.wholeruns import backtest_whole_runs, render_whole_runs
+from wingspan.plan.step.grid import Workload
+from wingspan.plan.step.network import Network
+from wingspan.plan.whole.wholerun import node_watts
 
 GPT3 = Network(96, 12288, 96, 96, 128, 49152, 51200, gated=False)
 LLAMA_405B = Network(128, 16384, 128, 8, 128, 53248, 131072)
@@ -200,8 +200,8 @@ def _cpu_seconds(work: Callable[[], Any], repeats: int) -> float:
 def _start_up(figures: Figures, targets: Targets, repeats: int) -> None:
     """Wall time from nothing to `wingspan.plan` and its first answer, in a new process."""
     code = (
-        "from wingspan.plan.layouts import *; from wingspan.plan.chips import chip_named;"
-        "from wingspan.plan.grid import Workload; from wingspan.plan.network import Network;"
+        "from wingspan.plan.layouts.choice import *; from wingspan.plan.devices.chips import chip_named;"
+        "from wingspan.plan.step.grid import Workload; from wingspan.plan.step.network import Network;"
         "choose(Problem(Network(32, 4096, 32, 8, 128, 14336, 128256), Workload(8192, 512), chip_named('H100 SXM'), 64))"
     )
     times = []

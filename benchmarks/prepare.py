@@ -37,17 +37,17 @@ import polars as pl  # noqa: E402
 
 from posts import write_posts  # noqa: E402
 from targets import Figures, Targets, as_json, holds, say  # noqa: E402
-from wingspan.prepare.cleaning import clean  # noqa: E402
-from wingspan.prepare.duplicates import bands_for, normalise  # noqa: E402
-from wingspan.prepare.engines import Processes  # noqa: E402
-from wingspan.prepare.flow import BATCH, Flow  # noqa: E402
-from wingspan.prepare.hashing import band_keys  # noqa: E402
-from wingspan.prepare.language import detect  # noqa: E402
-from wingspan.prepare.personal import remove_personal_data  # noqa: E402
-from wingspan.prepare.pseudonyms import pseudonymiser  # noqa: E402
+from wingspan.prepare.flow.engines import Processes  # noqa: E402
+from wingspan.prepare.flow.flow import BATCH, Flow  # noqa: E402
+from wingspan.prepare.privacy.personal import remove_personal_data  # noqa: E402
+from wingspan.prepare.privacy.pseudonyms import pseudonymiser  # noqa: E402
+from wingspan.prepare.repeats.duplicates import bands_for, normalise  # noqa: E402
+from wingspan.prepare.repeats.hashing import band_keys  # noqa: E402
 from wingspan.prepare.stage import prepare  # noqa: E402
-from wingspan.prepare.tokenizer import make_tokenizer  # noqa: E402
-from wingspan.prepare.tokens import encoder  # noqa: E402
+from wingspan.prepare.text.cleaning import clean  # noqa: E402
+from wingspan.prepare.text.language import detect  # noqa: E402
+from wingspan.prepare.tokens.shards import encoder  # noqa: E402
+from wingspan.prepare.tokens.tokenizer import make_tokenizer  # noqa: E402
 from wingspan.progress import SilentProgress, Task  # noqa: E402
 from wingspan.project import ModelSection, Project  # noqa: E402
 from wingspan.workspace import Run, StageContext  # noqa: E402

@@ -8,7 +8,7 @@
 UDHR2 is the NLTK corpus of the Universal Declaration of Human Rights (public domain), SMSSpamCollection the
 UCI SMS Spam Collection v.1 (CC BY 4.0), labeled_data.csv that of Davidson et al. 2017 (MIT), goemotions the
 Reddit comments of Demszky et al. 2020 (CC BY 4.0), reddit-top the titles of popular submissions (PDDL). No text
-of theirs is kept: what is written to src/wingspan/prepare/weights/ are rounded sums over hashed n-grams. The same
+of theirs is kept: what is written to src/wingspan/prepare/text/weights/ are rounded sums over hashed n-grams. The same
 inputs give the same bytes.
 Prints precision and recall on the fifth of the messages that was not trained on.
 """
@@ -33,11 +33,11 @@ import polars as pl
 import scipy.sparse
 from sklearn.linear_model import LogisticRegression
 
-from wingspan.prepare.cleaning import clean
-from wingspan.prepare.compiled import compiled
-from wingspan.prepare.ngrams import SCRIPTS, Model, features, longest_text, text_bytes
+from wingspan.prepare.flow.compiled import compiled
+from wingspan.prepare.text.cleaning import clean
+from wingspan.prepare.text.ngrams import SCRIPTS, Model, features, longest_text, text_bytes
 
-WEIGHTS = Path(__file__).parents[1] / "src/wingspan/prepare/weights"
+WEIGHTS = Path(__file__).parents[1] / "src/wingspan/prepare/text/weights"
 WORDS = Path(__file__).with_name("language_words.toml")
 
 

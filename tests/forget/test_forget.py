@@ -25,8 +25,8 @@ from wingspan.forget.request import Answer, forget
 from wingspan.knowledge.grounding import SourcePost
 from wingspan.knowledge.index import PostIndex
 from wingspan.model.chat import load_tokenizer
-from wingspan.prepare.megatron import export_megatron
-from wingspan.prepare.pseudonyms import pseudonymiser
+from wingspan.prepare.privacy.pseudonyms import pseudonymiser
+from wingspan.prepare.tokens.megatron import export_megatron
 from wingspan.progress import SilentProgress
 from wingspan.stages import perform, stage_spec, state
 from wingspan.status import describe

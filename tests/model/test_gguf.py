@@ -16,7 +16,7 @@ from wingspan.errors import InputError
 from wingspan.model.chat import SPECIAL_TOKENS, TEMPLATE, ChatRenderer
 from wingspan.model.gguf import _SPLITS, open_model_folder, read_gguf, write_gguf
 from wingspan.model.shape import ModelShape
-from wingspan.prepare.tokenizer import train_bpe
+from wingspan.prepare.tokens.tokenizer import train_bpe
 
 SIZES = {
     "hidden_size": 64,

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from wingspan.errors import InputError
-from wingspan.plan import steptime
-from wingspan.plan.backtest import Errors, back_test, calibrate
-from wingspan.plan.calibration import CONSTANTS, groups_of, read_calibration, shipped, write_calibration
-from wingspan.plan.chips import chip_named
-from wingspan.plan.grid import Grid, Software, Workload
-from wingspan.plan.layouts import Problem
-from wingspan.plan.network import Network
-from wingspan.plan.runs import read_runs, software_of
-from wingspan.plan.wholerun import whole_run
+from wingspan.plan.devices.chips import chip_named
+from wingspan.plan.layouts.choice import Problem
+from wingspan.plan.published.backtest import Errors, back_test, calibrate
+from wingspan.plan.published.runs import read_runs, software_of
+from wingspan.plan.step import steptime
+from wingspan.plan.step.calibration import CONSTANTS, groups_of, read_calibration, shipped, write_calibration
+from wingspan.plan.step.grid import Grid, Software, Workload
+from wingspan.plan.step.network import Network
+from wingspan.plan.whole.wholerun import whole_run
 from wingspan.project import Fleet
 
 HEADER = (

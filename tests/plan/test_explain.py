@@ -10,8 +10,8 @@ import pytest
 from wingspan.errors import InputError
 from wingspan.model.shape import shape_of
 from wingspan.plan import stage
-from wingspan.plan.explain import Explainer
-from wingspan.plan.machine import nominal
+from wingspan.plan.devices.machine import nominal
+from wingspan.plan.screens.explain import Explainer
 from wingspan.project_file import load_project
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from wingspan.model.shape import ModelShape
-from wingspan.plan import steptime
-from wingspan.plan.activations import in_flight_micro_batches, kept_bytes
-from wingspan.plan.chips import chip_named
-from wingspan.plan.grid import Grid, Software, Workload
-from wingspan.plan.network import Network, network_of
-from wingspan.plan.wholerun import daly_interval, goodput
+from wingspan.plan.devices.chips import chip_named
+from wingspan.plan.step import steptime
+from wingspan.plan.step.activations import in_flight_micro_batches, kept_bytes
+from wingspan.plan.step.grid import Grid, Software, Workload
+from wingspan.plan.step.network import Network, network_of
+from wingspan.plan.whole.wholerun import daly_interval, goodput
 
 GPT3 = Network(96, 12288, 96, 96, 128, 49152, 50257, gated=False, tied=True)
 LLAMA3_8B = Network(32, 4096, 32, 8, 128, 14336, 128256)

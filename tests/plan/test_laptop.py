@@ -6,8 +6,8 @@ import pytest
 
 from wingspan import assets
 from wingspan.model.shape import shape_of
+from wingspan.plan.devices.machine import Measurement
 from wingspan.plan.laptop import predict_stages
-from wingspan.plan.machine import Measurement
 from wingspan.project import Layout
 from wingspan.project_file import load_project
 from wingspan.units import GIB

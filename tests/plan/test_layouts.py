@@ -8,14 +8,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wingspan.errors import InputError
-from wingspan.plan import memory as memory_of
-from wingspan.plan import steptime
-from wingspan.plan.chips import chip_named, this_machine
-from wingspan.plan.grid import Grid, Workload
-from wingspan.plan.layouts import Problem, Space, candidates, check, choose, problem_of
-from wingspan.plan.machine import nominal
-from wingspan.plan.network import Network
-from wingspan.plan.search import search
+from wingspan.plan.devices.chips import chip_named, this_machine
+from wingspan.plan.devices.machine import nominal
+from wingspan.plan.layouts.choice import Problem, Space, candidates, check, choose, problem_of
+from wingspan.plan.layouts.search import search
+from wingspan.plan.step import memory as memory_of
+from wingspan.plan.step import steptime
+from wingspan.plan.step.grid import Grid, Workload
+from wingspan.plan.step.network import Network
 from wingspan.project import Fleet, Layout
 
 H100 = chip_named("H100 SXM")

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from wingspan.errors import InputError
-from wingspan.plan.chips import catalogue, chip_named, this_machine
-from wingspan.plan.machine import Measurement, measure, nominal
+from wingspan.plan.devices.chips import catalogue, chip_named, this_machine
+from wingspan.plan.devices.machine import Measurement, measure, nominal
 
 
 def test_every_chip_of_the_catalogue_says_where_its_figures_come_from() -> None:
@@ -60,7 +60,7 @@ def test_nominal_rates_do_not_depend_on_the_day() -> None:
 
 def test_planning_loads_no_torch() -> None:
     code = (
-        "import sys; import wingspan.plan.stage, wingspan.plan.terminal;"
+        "import sys; import wingspan.plan.stage, wingspan.plan.screens.terminal;"
         "assert not {'torch', 'polars', 'pyarrow', 'transformers'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from wingspan.model.shape import ModelShape
-from wingspan.plan import memory as memory_of
-from wingspan.plan.accounting import (
+from wingspan.plan.devices.chips import chip_named
+from wingspan.plan.step import memory as memory_of
+from wingspan.plan.step.accounting import (
     DEEPSPEED_BF16,
     DEEPSPEED_FP16,
     MEGATRON,
@@ -15,10 +16,9 @@ from wingspan.plan.accounting import (
     Accounting,
     accounting_of,
 )
-from wingspan.plan.activations import in_flight_micro_batches
-from wingspan.plan.chips import chip_named
-from wingspan.plan.grid import SCHEDULES, WINGSPAN, Grid, Software, Workload
-from wingspan.plan.network import Network, network_of
+from wingspan.plan.step.activations import in_flight_micro_batches
+from wingspan.plan.step.grid import SCHEDULES, WINGSPAN, Grid, Software, Workload
+from wingspan.plan.step.network import Network, network_of
 from wingspan.project import Layout, Train
 
 H100 = chip_named("H100 SXM")
@@ -122,7 +122,7 @@ def test_accounting_goes_by_the_frameworks_generation(framework: str, year: int,
 @pytest.mark.shared_data
 def test_published_memory_is_predicted(shared_data: Path) -> None:
     """Mean error by family, and every run that ran and says its layout is predicted to fit but for one in forty."""
-    from wingspan.plan.backtest import read_runs
+    from wingspan.plan.published.backtest import read_runs
 
     runs, _ = read_runs(shared_data / "plan" / "runs_public.csv")
     errors: dict[str, list[float]] = {}

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from wingspan.model.shape import shape_of
 from wingspan.plan import stage
-from wingspan.plan.explore import scaled
-from wingspan.plan.machine import nominal
-from wingspan.plan.network import network_of
-from wingspan.plan.terminal import render, render_derivation
+from wingspan.plan.devices.machine import nominal
+from wingspan.plan.screens.explore import scaled
+from wingspan.plan.screens.terminal import render, render_derivation
+from wingspan.plan.step.network import network_of
 from wingspan.progress import SilentProgress
 from wingspan.project import Project
 from wingspan.project_file import load_project

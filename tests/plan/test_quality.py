@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingspan.plan.quality import (
+from wingspan.plan.whole.quality import (
     CHINCHILLA,
     REFIT,
     effective_parameters,

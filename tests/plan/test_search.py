@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wingspan.plan import memory as memory_of
-from wingspan.plan import steptime
-from wingspan.plan.accounting import MEGATRON
-from wingspan.plan.chips import chip_named
-from wingspan.plan.grid import RECOMPUTE, SCHEDULES, Grid, Software, Workload
-from wingspan.plan.network import Network
-from wingspan.plan.problem import WIDE, Problem, meshes
-from wingspan.plan.search import front, search
+from wingspan.plan.devices.chips import chip_named
+from wingspan.plan.layouts.problem import WIDE, Problem, meshes
+from wingspan.plan.layouts.search import front, search
+from wingspan.plan.step import memory as memory_of
+from wingspan.plan.step import steptime
+from wingspan.plan.step.accounting import MEGATRON
+from wingspan.plan.step.grid import RECOMPUTE, SCHEDULES, Grid, Software, Workload
+from wingspan.plan.step.network import Network
 
 H100 = chip_named("H100 SXM")
 SOFTWARE = Software("Megatron-Core", accounting=MEGATRON)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingspan.plan.chips import catalogue, chip_named
-from wingspan.plan.network import Network
-from wingspan.plan.serving import SERVING_ERROR, replica, serving
+from wingspan.plan.devices.chips import catalogue, chip_named
+from wingspan.plan.step.network import Network
+from wingspan.plan.whole.serving import SERVING_ERROR, replica, serving
 from wingspan.project import Traffic
 
 LLAMA_8B = Network(32, 4096, 32, 8, 128, 14336, 128256)

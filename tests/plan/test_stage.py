@@ -8,7 +8,7 @@ import pytest
 from wingspan.errors import InputError
 from wingspan.figures import Figure
 from wingspan.plan import stage
-from wingspan.plan.machine import Measurement, nominal
+from wingspan.plan.devices.machine import Measurement, nominal
 from wingspan.progress import SilentProgress
 from wingspan.project import Layout, Project
 from wingspan.project_file import load_project

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from wingspan.cli.main import app
 from wingspan.errors import InputError
-from wingspan.plan.chips import chip_named
-from wingspan.plan.grid import Workload
-from wingspan.plan.network import Network
-from wingspan.plan.sweep import Sweep, days, device_counts, dollars
+from wingspan.plan.devices.chips import chip_named
+from wingspan.plan.layouts.sweep import Sweep, days, device_counts, dollars
+from wingspan.plan.step.grid import Workload
+from wingspan.plan.step.network import Network
 from wingspan.project import Fleet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingspan.plan.chips import chip_named
-from wingspan.plan.wholerun import (
+from wingspan.plan.devices.chips import chip_named
+from wingspan.plan.whole.wholerun import (
     FAILURES,
     WholeRun,
     calendar_days,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from wingspan.plan.wholeruns import backtest_whole_runs, is_whole_runs, network_like, render_whole_runs
+from wingspan.plan.published.wholeruns import backtest_whole_runs, is_whole_runs, network_like, render_whole_runs
 
 HEADER = (
     "id,model,params_b,active_params_b,tokens_t,seq_len,device,n_devices,gpu_hours_reported,days_reported,"

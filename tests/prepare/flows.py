@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from wingspan.prepare.engines import Processes
-from wingspan.prepare.flow import Dataset, Flow, frame_of
+from wingspan.prepare.flow.engines import Processes
+from wingspan.prepare.flow.flow import Dataset, Flow, frame_of
 from wingspan.progress import SilentProgress
 
 

@@ -27,7 +27,7 @@ from generate_networks import (
     status,
     submission,
 )
-from wingspan.prepare.tombstones import SIGNALS
+from wingspan.prepare.privacy.tombstones import SIGNALS
 
 Prepare = Callable[..., tuple[Path, dict[str, Any]]]
 LATER = 60_000_000  # microseconds

@@ -16,11 +16,11 @@ from wingspan.knowledge.citations import check_citations
 from wingspan.knowledge.grounding import NO_SUPPORT, SourcePost
 from wingspan.knowledge.index import PostIndex
 from wingspan.knowledge.labels import LABEL_CLASSES, label_class, label_question
-from wingspan.prepare.conversations import Conversation, exchange
-from wingspan.prepare.dialogues import in_served_form, read_dialogues, split_dialogues
-from wingspan.prepare.forest import conversations_of, reply_chains, thread_conversations
-from wingspan.prepare.grounded import grounded_conversations, quote, source_posts, topic_words
-from wingspan.prepare.labels import label_conversations
+from wingspan.prepare.conversations.conversation import Conversation, exchange
+from wingspan.prepare.conversations.dialogues import in_served_form, read_dialogues, split_dialogues
+from wingspan.prepare.conversations.forest import conversations_of, reply_chains, thread_conversations
+from wingspan.prepare.conversations.grounded import grounded_conversations, quote, source_posts, topic_words
+from wingspan.prepare.conversations.labels import label_conversations
 from wingspan.project import DialogueSource
 
 from .flows import dataset, flow_in, rows

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wingspan.prepare.duplicates import bands_for, find_duplicates, normalise
-from wingspan.prepare.hashing import signatures, similarities, text_hashes
+from wingspan.prepare.repeats.duplicates import bands_for, find_duplicates, normalise
+from wingspan.prepare.repeats.hashing import signatures, similarities, text_hashes
 from wingspan.prepare.split import HELD_OUT, split_of
 
 from .flows import dataset, flow_in

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wingspan.errors import WorkError
-from wingspan.prepare.components import components
-from wingspan.prepare.engines import Processes
-from wingspan.prepare.flow import Flow, added, tallied
+from wingspan.prepare.flow.components import components
+from wingspan.prepare.flow.engines import Processes
+from wingspan.prepare.flow.flow import Flow, added, tallied
 from wingspan.progress import SilentProgress
 
 from .flows import dataset, flow_in, rows

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingspan.prepare.mixture import epochs_of
-from wingspan.prepare.tokenizer import train_bpe
-from wingspan.prepare.vocabulary import compression_curve
+from wingspan.prepare.tokens.mixture import epochs_of
+from wingspan.prepare.tokens.tokenizer import train_bpe
+from wingspan.prepare.tokens.vocabulary import compression_curve
 from wingspan.project import Mixture
 
 SIZES = {"photos/de": 100, "photos/en": 300, "forum/en": 600}

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingspan.errors import InputError
-from wingspan.prepare.decontamination import EvaluationIndex, write_index
-from wingspan.prepare.quality import RULES, judge
+from wingspan.prepare.repeats.decontamination import EvaluationIndex, write_index
+from wingspan.prepare.text.quality import RULES, judge
 
 
 def tags(*texts: str) -> list[list[str]]:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from wingspan.prepare.engines import Processes, RayCluster
-from wingspan.prepare.flow import Engine, Flow, Job
-from wingspan.prepare.pseudonyms import KEY_VARIABLE
+from wingspan.prepare.flow.engines import Processes, RayCluster
+from wingspan.prepare.flow.flow import Engine, Flow, Job
+from wingspan.prepare.privacy.pseudonyms import KEY_VARIABLE
 from wingspan.prepare.stage import prepare
 from wingspan.progress import SilentProgress
 from wingspan.project import Project

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingspan.prepare import cleaning, personal
-from wingspan.prepare.cleaning import clean, mend_mojibake
-from wingspan.prepare.language import detect
-from wingspan.prepare.personal import iban, luhn, remove_personal_data
-from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
+from wingspan.prepare.privacy import personal
+from wingspan.prepare.privacy.personal import iban, luhn, remove_personal_data
+from wingspan.prepare.privacy.pseudonyms import pseudonym_key, pseudonymiser
+from wingspan.prepare.text import cleaning
+from wingspan.prepare.text.cleaning import clean, mend_mojibake
+from wingspan.prepare.text.language import detect
 
 PSEUDONYM = pseudonymiser(b"k" * 32)
 

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer
 
 from wingspan.errors import InputError
 from wingspan.model.chat import TEMPLATE, ChatRenderer, Message
-from wingspan.prepare.megatron import export_megatron
 from wingspan.prepare.posts import settle
 from wingspan.prepare.shards import PUBLISHED_SCHEMA, publish_posts
 from wingspan.prepare.split import SPLITS
-from wingspan.prepare.tokenizer import make_tokenizer, train_bpe
-from wingspan.prepare.tokens import encoder, write_tokens
+from wingspan.prepare.tokens.megatron import export_megatron
+from wingspan.prepare.tokens.shards import encoder, write_tokens
+from wingspan.prepare.tokens.tokenizer import make_tokenizer, train_bpe
 from wingspan.project import ModelSection, Prepare
 
 from .flows import dataset, flow_in
@@ -96,7 +96,7 @@ def test_a_base_model_that_cannot_chat_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_shards_hold_every_post_and_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     if not fast:
-        monkeypatch.setattr("wingspan.prepare.tokens._gigatoken", lambda folder: None)
+        monkeypatch.setattr("wingspan.prepare.tokens.shards._gigatoken", lambda folder: None)
     tokenizer = make_tokenizer(SCRATCH, None, TEXTS, tmp_path / "tokenizer")
     texts = ["the rain", "a post that spells <|endoftext|> is text", "日本語"]
     posts = pl.DataFrame({"post_id": ["10", "2", "3"], "text": texts, "refused": None, "split": "train"})

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wingspan.prepare.pseudonyms import pseudonymiser
-from wingspan.prepare.tombstones import SIGNALS, Tombstones, as_notices, bury, prove, read_list
+from wingspan.prepare.privacy.pseudonyms import pseudonymiser
+from wingspan.prepare.privacy.tombstones import SIGNALS, Tombstones, as_notices, bury, prove, read_list
 
 pseudonym = pseudonymiser(hashlib.sha256(b"a key").digest())
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

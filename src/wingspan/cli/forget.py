@@ -36,7 +36,7 @@ def forget(
     """
     from wingspan.console import output, print_json
     from wingspan.forget.request import forget
-    from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
+    from wingspan.prepare.privacy.pseudonyms import pseudonym_key, pseudonymiser
     from wingspan.report.page import write_report
     from wingspan.workspace import find_run, lock
 

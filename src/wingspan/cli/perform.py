@@ -54,7 +54,7 @@ def _interrupt(*_: object) -> None:
 
 # What a stage shows when it is done: a function of the JSON file that it wrote.
 _SCREENS = {
-    "plan": ("wingspan.plan.terminal", "plan.json"),
+    "plan": ("wingspan.plan.screens.terminal", "plan.json"),
     "rehearse": ("wingspan.rehearse.terminal", "rehearsal.json"),
     "prepare": ("wingspan.prepare.terminal", "report.json"),
     "evaluate": ("wingspan.evaluate.terminal", "scores.json"),

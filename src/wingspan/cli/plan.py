@@ -50,7 +50,7 @@ def _sweep(
 ) -> None:
     """Other fleets, and what money or time would allow; writes nothing."""
     from wingspan.console import output, print_json
-    from wingspan.plan.sweep import render, sweep
+    from wingspan.plan.layouts.sweep import render, sweep
     from wingspan.project_file import load_project
 
     found = sweep(load_project(project, overrides or ()), devices, budget, deadline)
@@ -71,8 +71,8 @@ def explain(
     Example: wingspan plan explain goodput examples/frontier
     """
     from wingspan.console import output, print_json
+    from wingspan.plan.screens.terminal import render_derivation, render_names
     from wingspan.plan.stage import explain_run
-    from wingspan.plan.terminal import render_derivation, render_names
     from wingspan.workspace import find_run
 
     if name is not None and project == Path(".") and (only := Path(name)).exists():  # `plan explain PROJECT`: its names
@@ -97,7 +97,7 @@ def layouts(
     Example: wingspan plan layouts examples/frontier --wide
     """
     from wingspan.console import output, print_json
-    from wingspan.plan.rivals import render, rivals
+    from wingspan.plan.layouts.rivals import render, rivals
     from wingspan.project_file import load_project
 
     found = rivals(load_project(project, overrides or ()), wide=wide)
@@ -124,11 +124,11 @@ def backtest(
     Example: wingspan plan backtest mine.csv --calibrate mine.json
     """
     from wingspan.console import output, print_json
-    from wingspan.plan.backtest import back_test, calibrate, leave_out_named
-    from wingspan.plan.backtest_tables import render_backtest
-    from wingspan.plan.calibration import named, write_calibration
-    from wingspan.plan.runs import columns_of, read_runs
-    from wingspan.plan.wholeruns import backtest_whole_runs, is_whole_runs, render_whole_runs
+    from wingspan.plan.published.backtest import back_test, calibrate, leave_out_named
+    from wingspan.plan.published.backtest_tables import render_backtest
+    from wingspan.plan.published.runs import columns_of, read_runs
+    from wingspan.plan.published.wholeruns import backtest_whole_runs, is_whole_runs, render_whole_runs
+    from wingspan.plan.step.calibration import named, write_calibration
 
     if is_whole_runs(columns_of(file)):
         found = backtest_whole_runs(file)

@@ -83,7 +83,7 @@ def export_megatron(
     Example: wingspan prepare export-megatron megatron examples/laptop
     """
     from wingspan.console import output, print_json
-    from wingspan.prepare.megatron import export_megatron as export
+    from wingspan.prepare.tokens.megatron import export_megatron as export
     from wingspan.workspace import find_run
 
     written = export(find_run(project, overrides or (), runs).stage("prepare") / "tokens", target)

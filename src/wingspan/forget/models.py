@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from wingspan.prepare.tombstones import Tombstones
+from wingspan.prepare.privacy.tombstones import Tombstones
 from wingspan.train.data.ledger import FILE
 from wingspan.workspace import Run, artefact_hash
 

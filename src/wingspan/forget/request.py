@@ -17,7 +17,7 @@ from wingspan.errors import InputError, WingspanError
 from wingspan.forget.models import Learned, models_that_learned
 from wingspan.forget.rewrite import rewrite
 from wingspan.knowledge.index import PostIndex
-from wingspan.prepare.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, prove, read_list, requests_of
+from wingspan.prepare.privacy.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, prove, read_list, requests_of
 from wingspan.stages import STAGES
 from wingspan.workspace import (
     FINGERPRINT,

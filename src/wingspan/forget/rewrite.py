@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wingspan.prepare.tombstones import LINKS, POST_COLUMNS, Tombstones, search
+from wingspan.prepare.privacy.tombstones import LINKS, POST_COLUMNS, Tombstones, search
 from wingspan.workspace import file_hash
 
 _SHARD = ".documents.parquet"

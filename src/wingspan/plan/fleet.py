@@ -7,13 +7,13 @@ from typing import Any
 
 from wingspan.errors import InputError
 from wingspan.figures import Figure, predicted, within
-from wingspan.plan import steptime
-from wingspan.plan.chips import Chip, catalogue
-from wingspan.plan.grid import Grid, Workload
-from wingspan.plan.layouts import Problem, choose, fastest, problem_of
-from wingspan.plan.network import Network
-from wingspan.plan.search import COMPUTING
-from wingspan.plan.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
+from wingspan.plan.devices.chips import Chip, catalogue
+from wingspan.plan.layouts.choice import Problem, choose, fastest, problem_of
+from wingspan.plan.layouts.search import COMPUTING
+from wingspan.plan.step import steptime
+from wingspan.plan.step.grid import Grid, Workload
+from wingspan.plan.step.network import Network
+from wingspan.plan.whole.wholerun import FAILURE_SOURCE, FAILURES, WholeRun, whole_run
 from wingspan.project import Fleet, Layout
 
 MEMORY_ERROR = 0.28  # half-width of the 90% band, from the back-test (docs/plan.md)

@@ -13,13 +13,13 @@ from typing import Any
 from wingspan import assets
 from wingspan.figures import predicted
 from wingspan.model.shape import ModelShape
-from wingspan.plan import memory as memory_of
-from wingspan.plan import steptime
-from wingspan.plan.chips import this_machine
-from wingspan.plan.grid import Grid, Workload
-from wingspan.plan.layouts import Problem
-from wingspan.plan.machine import Measurement
-from wingspan.plan.network import network_of
+from wingspan.plan.devices.chips import this_machine
+from wingspan.plan.devices.machine import Measurement
+from wingspan.plan.layouts.choice import Problem
+from wingspan.plan.step import memory as memory_of
+from wingspan.plan.step import steptime
+from wingspan.plan.step.grid import Grid, Workload
+from wingspan.plan.step.network import network_of
 from wingspan.project import Layout, Optimizer, Project
 from wingspan.units import GIB
 

@@ -9,20 +9,20 @@ from typing import Any
 from wingspan import assets
 from wingspan.launch.files import write_launch_files
 from wingspan.model.shape import ModelShape, shape_of
-from wingspan.plan.chips import THIS_MACHINE, Chip, chip_named, this_machine
-from wingspan.plan.explain import Explainer
-from wingspan.plan.explore import explore
+from wingspan.plan.devices.chips import THIS_MACHINE, Chip, chip_named, this_machine
+from wingspan.plan.devices.machine import Measurement, measure, nominal
 from wingspan.plan.fleet import Priced, chips_side_by_side, price_layout
-from wingspan.plan.grid import Workload, workload_of
 from wingspan.plan.laptop import predict_stages, training_tokens
-from wingspan.plan.layouts import Choice, Problem, check, choose, problem_of
-from wingspan.plan.machine import Measurement, measure, nominal
-from wingspan.plan.network import Network, network_of
-from wingspan.plan.quality import quality
-from wingspan.plan.sentence import sentence
-from wingspan.plan.serving import serving
-from wingspan.plan.sweep import AT_SCALE_CHIP, at_scale
-from wingspan.plan.wholerun import FAILURES
+from wingspan.plan.layouts.choice import Choice, Problem, check, choose, problem_of
+from wingspan.plan.layouts.sweep import AT_SCALE_CHIP, at_scale
+from wingspan.plan.screens.explain import Explainer
+from wingspan.plan.screens.explore import explore
+from wingspan.plan.screens.sentence import sentence
+from wingspan.plan.step.grid import Workload, workload_of
+from wingspan.plan.step.network import Network, network_of
+from wingspan.plan.whole.quality import quality
+from wingspan.plan.whole.serving import serving
+from wingspan.plan.whole.wholerun import FAILURES
 from wingspan.project import Layout, Project
 from wingspan.workspace import Run, StageContext
 
@@ -157,7 +157,7 @@ def _write_page(
     plan: dict[str, Any],
     explaining: Explainer,
 ) -> None:
-    from wingspan.plan.page import page  # its templates load after the first answer, not before
+    from wingspan.plan.screens.page import page  # its templates load after the first answer, not before
 
     shape = shape_of(project.model)
     tokens = training_tokens(project, shape)

@@ -17,14 +17,14 @@ from rich.text import Text
 
 from wingspan.errors import InputError
 from wingspan.post import POST_SCHEMA
-from wingspan.prepare.cleaning import clean
-from wingspan.prepare.language import detect
-from wingspan.prepare.personal import remove_personal_data
-from wingspan.prepare.pseudonyms import pseudonymiser
+from wingspan.prepare.privacy.personal import remove_personal_data
+from wingspan.prepare.privacy.pseudonyms import pseudonymiser
 from wingspan.prepare.readers.archives import Member, members
 from wingspan.prepare.readers.parquet import columns_of
 from wingspan.prepare.readers.records import json_object
 from wingspan.prepare.readers.registry import HEAD, Reader, read_unit, reader_named, reader_names, units
+from wingspan.prepare.text.cleaning import clean
+from wingspan.prepare.text.language import detect
 from wingspan.project import PostSource
 from wingspan.units import size
 

@@ -18,17 +18,17 @@ import pyarrow as pa
 
 from wingspan.errors import InputError
 from wingspan.post import POST_SCHEMA, TOMBSTONE_SCHEMA
-from wingspan.prepare.cleaning import clean
-from wingspan.prepare.decontamination import EvaluationIndex
-from wingspan.prepare.flow import added, frame_of, keyed_by_part, place, row_of, tallied
-from wingspan.prepare.hashing import text_hashes
-from wingspan.prepare.language import detect
-from wingspan.prepare.personal import NameFinder, remove_personal_data
-from wingspan.prepare.pseudonyms import pseudonymise
-from wingspan.prepare.quality import judge
+from wingspan.prepare.flow.flow import added, frame_of, keyed_by_part, place, row_of, tallied
+from wingspan.prepare.privacy.personal import NameFinder, remove_personal_data
+from wingspan.prepare.privacy.pseudonyms import pseudonymise
+from wingspan.prepare.privacy.tombstones import Tombstones, bury, deletions
 from wingspan.prepare.readers.registry import PART, ReadBatch, Unit, read_unit
+from wingspan.prepare.repeats.decontamination import EvaluationIndex
+from wingspan.prepare.repeats.hashing import text_hashes
 from wingspan.prepare.split import split_of
-from wingspan.prepare.tombstones import Tombstones, bury, deletions
+from wingspan.prepare.text.cleaning import clean
+from wingspan.prepare.text.language import detect
+from wingspan.prepare.text.quality import judge
 from wingspan.project import Prepare
 
 KEPT = pl.col("refused").is_null()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from wingspan.prepare.flow import Dataset, Tally, frame_of
+from wingspan.prepare.flow.flow import Dataset, Tally, frame_of
 from wingspan.project import PostSource
 
 _SAMPLES = 5

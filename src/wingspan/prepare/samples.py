@@ -15,8 +15,8 @@ import polars as pl
 import pyarrow as pa
 
 from wingspan.errors import InputError
-from wingspan.prepare.flow import Dataset, Flow, frame_of, part_of, row_of
-from wingspan.prepare.hashing import mixed, text_hashes
+from wingspan.prepare.flow.flow import Dataset, Flow, frame_of, part_of, row_of
+from wingspan.prepare.repeats.hashing import mixed, text_hashes
 
 SAMPLES_FILE = "samples.parquet"
 _PER_RULE = 100

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wingspan.post import POST_SCHEMA
-from wingspan.prepare.flow import Dataset, Flow, Part, Tally, frame_of, published, tallied
+from wingspan.prepare.flow.flow import Dataset, Flow, Part, Tally, frame_of, published, tallied
 from wingspan.prepare.posts import KEPT, counts
 
 PUBLISHED_SCHEMA = POST_SCHEMA.append(pa.field("lang", pa.string())).append(pa.field("tags", pa.list_(pa.string())))

@@ -17,26 +17,26 @@ from wingspan.errors import InputError, WorkError
 from wingspan.model.chat import load_tokenizer
 from wingspan.prepare import posts as steps
 from wingspan.prepare import report
-from wingspan.prepare.accounts import judge_groups
-from wingspan.prepare.conversations import Conversation, conversation_table, publish_conversations
-from wingspan.prepare.decontamination import write_index
-from wingspan.prepare.duplicates import find_duplicates
-from wingspan.prepare.engines import open_engine
-from wingspan.prepare.flow import Dataset, Flow, frame_of
-from wingspan.prepare.forest import thread_conversations
-from wingspan.prepare.mixture import mix
-from wingspan.prepare.pseudonyms import pseudonym_key, pseudonymiser
+from wingspan.prepare.conversations.conversation import Conversation, conversation_table, publish_conversations
+from wingspan.prepare.conversations.forest import thread_conversations
+from wingspan.prepare.conversations.talk import dialogues_of, labels_of, with_posts
+from wingspan.prepare.flow.engines import open_engine
+from wingspan.prepare.flow.flow import Dataset, Flow, frame_of
+from wingspan.prepare.privacy.pseudonyms import pseudonym_key, pseudonymiser
+from wingspan.prepare.privacy.tombstones import KEY_CHECK, Tombstones, forgotten, prove
 from wingspan.prepare.readers.records import text_lines
 from wingspan.prepare.readers.registry import units
+from wingspan.prepare.repeats.accounts import judge_groups
+from wingspan.prepare.repeats.decontamination import write_index
+from wingspan.prepare.repeats.duplicates import find_duplicates
 from wingspan.prepare.samples import SAMPLES_FILE, write_samples
 from wingspan.prepare.shards import publish_posts
 from wingspan.prepare.split import HELD_OUT, SPLITS, TRAIN
-from wingspan.prepare.talk import dialogues_of, labels_of, with_posts
 from wingspan.prepare.terminal import note_of_reading, note_of_settling
-from wingspan.prepare.tokenizer import make_tokenizer, start_model_folder
-from wingspan.prepare.tokens import write_tokens
-from wingspan.prepare.tombstones import KEY_CHECK, Tombstones, forgotten, prove
-from wingspan.prepare.vocabulary import compression_curve
+from wingspan.prepare.tokens.mixture import mix
+from wingspan.prepare.tokens.shards import write_tokens
+from wingspan.prepare.tokens.tokenizer import make_tokenizer, start_model_folder
+from wingspan.prepare.tokens.vocabulary import compression_curve
 from wingspan.workspace import StageContext, write_atomically
 
 LEARNED_FROM = 32 << 20  # bytes of posts that a tokenizer is trained on: more change its vocabulary little

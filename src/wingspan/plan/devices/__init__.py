@@ -1,0 +1,1 @@
+"""What there is to compute on: the catalogue of chips, and this machine by measurement."""

@@ -1,0 +1,1 @@
+"""What a person sees of a plan: terminal, page, and why each number is what it is."""

@@ -1,0 +1,1 @@
+"""One optimizer step by arithmetic: the network's counts, time, exchanges and memory of a layout."""

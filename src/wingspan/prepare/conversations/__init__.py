@@ -1,0 +1,1 @@
+"""Posts, dialogues and labels as conversations to align on."""

@@ -1,0 +1,1 @@
+"""What was said before: duplicates, templates, copypasta, texts of evaluation sets."""

@@ -1,0 +1,1 @@
+"""What a text is: cleaned, its language, its quality."""

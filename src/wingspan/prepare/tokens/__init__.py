@@ -1,0 +1,1 @@
+"""From texts to token shards: the tokenizer, the mixture, the files."""
