@@ -5,6 +5,7 @@ Every field says its unit. `project_file.load_project` reads the file into these
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -160,6 +161,10 @@ class LabelSource(Source):
     posts: str = Field(description="name of the [[prepare.posts]] source that the ids belong to")
 
 
+class ReactionSource(Source):
+    """[[prepare.reactions]]: what readers did with posts: rows post_id, signal, count and, where known, reader_id."""
+
+
 Tag = Literal[
     "cut short", "link farm", "link alone", "hashtag flood", "handle flood", "emoji flood", "repetition", "shouting",
     "spam", "toxic", "flooding account", "repeating account", "linking account", "template", "copypasta",
@@ -189,6 +194,7 @@ class Prepare(Section):
     posts: tuple[PostSource, ...] = ()
     dialogues: tuple[DialogueSource, ...] = ()
     labels: tuple[LabelSource, ...] = ()
+    reactions: tuple[ReactionSource, ...] = ()
     held_out: Fraction = Field(default=0.1, description="share of posts and dialogues never trained on")
     min_characters: int = Field(default=3, ge=0, description="shorter posts are dropped")
     near_duplicate_similarity: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
@@ -257,6 +263,10 @@ class Train(Section):
     optimizer: Optimizer = Optimizer()
     checkpoint_every: Positive = Field(default=50, description="steps")
     keep_checkpoints: Positive = 2
+    local_checkpoints: str = Field(
+        default="", description="folder on a fast disk of each node for more frequent copies of its own shards"
+    )
+    local_checkpoint_every: int = Field(default=0, ge=0, description="steps; 0: never")
     log_every: Positive = Field(default=1, description="steps")
     compile: bool = Field(default=False, description="torch.compile each block")
     spike_deviations: NonNegativeFloat = Field(
@@ -268,26 +278,83 @@ class Train(Section):
     rollback_after: int = Field(default=8, ge=0, description="steps left out in a row before going back; 0: never")
 
 
+class Preference(Section):
+    """[align.preference]: what dpo, ipo, kto, orpo and simpo learn from, and how."""
+
+    sources: tuple[Source, ...] = Field(
+        default=(), description="JSON lines of preferred and refused answers, or of feedback to served ones"
+    )
+    raw_engagement: bool = Field(
+        default=False, description="compare replies by likes and replies where no impressions are known"
+    )
+    beta: PositiveFloat | None = Field(default=None, description="how far from the reference; default: the paper's")
+    length_normalised: bool = Field(default=False, description="log-probabilities per token instead of per answer")
+    epochs: PositiveFloat = Field(default=1.0, description="passes over the preferences")
+    optimizer: Optimizer = Optimizer(learning_rate=5e-6, schedule="cosine", weight_decay=0.0)
+
+
+class Rollouts(Section):
+    """[align.rollouts]: what grpo tries and checks."""
+
+    steps: Positive = Field(default=40, description="steps of align.global_batch questions each")
+    answers: Positive = Field(default=4, ge=2, description="answers drawn to each question")
+    answer_tokens: Positive = Field(default=64, description="longest answer, tokens")
+    optimizer: Optimizer = Optimizer(learning_rate=5e-6, schedule="cosine", weight_decay=0.0)
+
+
 class Align(Section):
     """[align]: base model -> assistant."""
 
+    methods: tuple[Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "grpo"], ...] = Field(
+        default=("sft",), min_length=1, description="steps in order; each goes on from the weights of the one before"
+    )
     epochs: PositiveFloat = Field(default=1.0, description="passes over the training conversations")
     sequence: Positive = Field(default=512, description="tokens")
     global_batch: Positive = Field(default=8, description="packed sequences per step, over all ranks")
     optimizer: Optimizer = Optimizer(learning_rate=1e-4, schedule="cosine", weight_decay=0.0)
     checkpoint_every: Positive = Field(default=25, description="steps")
     keep_checkpoints: Positive = 2
+    lora_rank: int = Field(default=0, ge=0, description="rank of low-rank adapters, merged at the end; 0: all weights")
+    preference: Preference = Preference()
+    rollouts: Rollouts = Rollouts()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods names a step twice")
+        return self
+
+
+class Refusal(Section):
+    """[[assistant.refuse]]: what is not answered, and what is said instead."""
+
+    topic: str = Field(min_length=3, description="as the system prompt names it")
+    answer: str = Field(min_length=3, description="what the assistant says")
+    questions: tuple[str, ...] = Field(default=(), description="examples, which align teaches to answer so")
 
 
 class Assistant(Section):
-    """[assistant]: who answers, and by what rules; the same words in align, evaluate and serve."""
+    """[assistant]: the policy: who answers, and by what rules; the same words in prepare, align, evaluate and serve."""
 
     name: str = "wingspan"
     system: str = Field(
         default="You are the assistant of a social platform. Answer from the posts you are given and cite them "
         "like [1]. If the posts do not answer the question, say so.",
-        description="system prompt",
+        description="system prompt: who the assistant is and how it cites",
     )
+    principles: tuple[str, ...] = Field(default=(), description="its constitution, a sentence each")
+    refuse: tuple[Refusal, ...] = ()
+
+    @property
+    def instructions(self) -> str:
+        """The whole system prompt: `system`, the principles, and what to refuse."""
+        refused = [f"Do not answer questions about {one.topic}; say: {one.answer}" for one in self.refuse]
+        return "\n".join([self.system, *self.principles, *refused])
+
+    @property
+    def version(self) -> str:
+        """A hash of the policy: two runs with the same one have the same rules."""
+        return sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
 class Evaluate(Section):

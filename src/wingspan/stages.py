@@ -18,7 +18,8 @@ from wingspan.workspace import Outcome, Run, StageSpec, StageWork, fingerprint_o
 
 
 def _prepared_files(project: Project) -> Sequence[str]:
-    sources = [*project.prepare.posts, *project.prepare.dialogues, *project.prepare.labels]
+    settings = project.prepare
+    sources = [*settings.posts, *settings.dialogues, *settings.labels, *settings.reactions]
     lists = [*([project.prepare.opt_outs] if project.prepare.opt_outs else []), *project.prepare.evaluation_sets]
     return [*dict.fromkeys([*(source.path for source in sources), *lists, *_start_model(project)])]
 
@@ -65,9 +66,10 @@ STAGES: tuple[StageSpec, ...] = (
         name="align",
         question="base model -> assistant",
         settings=("align", "assistant"),
-        reads=("plan/layout.json", "prepare/conversations", "train/base"),
+        reads=("plan/layout.json", "prepare/conversations", "prepare/posts?", "prepare/reactions?", "train/base"),
         work="wingspan.align.stage:work",
         resumable=True,
+        outside=lambda project: [source.path for source in project.align.preference.sources],
     ),
     StageSpec(
         name="evaluate",

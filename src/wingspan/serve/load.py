@@ -37,7 +37,7 @@ def load_assistant(run: Run, say: Callable[[str], None]) -> Assistant:
     return Assistant(
         model_id=run.project.project.name,
         name=run.project.assistant.name,
-        system=run.project.assistant.system,
+        system=run.project.assistant.instructions,
         engine=_engine(run, folder, say),
         renderer=ChatRenderer.from_folder(folder),
         index=_index(run, say),
