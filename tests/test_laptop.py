@@ -15,10 +15,11 @@ from playwright.sync_api import expect, sync_playwright
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "laptop"
 SHORTER = (
-    "train.tokens=3072",
+    "train.tokens=1024",
     "prepare.grounded_dialogues=110",
     "prepare.grounded_held_out=8",
     "prepare.label_dialogues=0",
+    "align.epochs=0.5",  # the fewest steps after which it still cites
     "serve.port=0",
 )
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
