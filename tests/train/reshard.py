@@ -31,7 +31,7 @@ def main(folder: Path, layout: Layout) -> None:
         mine = tokens[part.data_rank * rows : (part.data_rank + 1) * rows]
         positions = torch.arange(16).repeat(rows, 1)
         batch = Batch(mine, mine.roll(-1, 1), positions, torch.zeros_like(positions))
-        with Checkpoints(folder, part, optimizers, keep=1) as checkpoints:
+        with Checkpoints(folder, part, optimizers) as checkpoints:
             position = checkpoints.restore(print)
             losses = []
             for _ in range(3):

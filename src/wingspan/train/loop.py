@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from wingspan.train.data.batches import Batch, Batches
 from wingspan.train.data.ledger import Entry
 from wingspan.train.data.order import sample_indices
 from wingspan.train.faults.health import Health
+from wingspan.train.faults.leaving import asked_to_leave
 from wingspan.train.faults.watch import Watch
 from wingspan.train.optimize.optimizers import Optimizers, make_optimizers, schedule
-from wingspan.train.parallel.build import Part, gradient_norms, most_changed, scale_gradients, total_norm
+from wingspan.train.parallel.gradients import gradient_norms, most_changed, scale_gradients, total_norm
+from wingspan.train.parallel.part import Part
 from wingspan.train.telemetry.record import Fitted, Record
 
 
@@ -34,6 +37,8 @@ class Recipe:
     log_every: int = 1
     spike_deviations: float = 0.0
     rollback_after: int = 0
+    local_checkpoints: str = ""
+    local_checkpoint_every: int = 0
     hang_timeout_s: float = 300.0
 
 
@@ -41,7 +46,8 @@ class Recipe:
 class Step:
     """What a step did, the same on every rank: mean loss, gradient norm before clipping, tokens predicted.
 
-    `faulty_rank` is the one whose gradient was wrong at first and right when the step was computed again.
+    `faulty_rank` is the one whose gradient was wrong at first and right when the step was computed again; `leave` says
+    that some rank wants to end the run.
     """
 
     loss: float
@@ -49,6 +55,7 @@ class Step:
     predictions: int
     skipped: bool
     faulty_rank: int | None = None
+    leave: bool = False
 
 
 def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Progress) -> Fitted:
@@ -58,20 +65,37 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
     """
     optimizers = make_optimizers(part.model, recipe.optimizer)
     rows = recipe.global_batch // part.layout.data_parallel
+
+    def batch_at(position: Position) -> Batch:
+        mine = position.samples + part.data_rank * rows
+        return batches.batch(sample_indices(mine, rows, len(batches), recipe.seed)).to(part.device)
+
+    def sound(position: Position) -> bool:
+        return math.isfinite(part.sum_over_data(part.loss(batch_at(position))).item())
+
     with (
-        Checkpoints(folder / "checkpoints", part, optimizers, recipe.keep_checkpoints) as checkpoints,
+        asked_to_leave() as asked,
+        Checkpoints(
+            folder / "checkpoints",
+            part,
+            optimizers,
+            every=recipe.checkpoint_every,
+            keep=recipe.keep_checkpoints,
+            local=recipe.local_checkpoints,
+            local_every=recipe.local_checkpoint_every,
+        ) as checkpoints,
         Record(folder, recipe.name, recipe.steps, recipe.log_every, progress) as record,
         Watch(recipe.hang_timeout_s) as watch,
     ):
-        position = checkpoints.restore(progress.say)
+        position = checkpoints.restore(progress.say, sound)
         health = Health(recipe.spike_deviations, recipe.rollback_after, position.seen)
         record.start(position.step)
         while position.step < recipe.steps:
             watch.beat(position.step)
-            mine = position.samples + part.data_rank * rows
-            batch = batches.batch(sample_indices(mine, rows, len(batches), recipe.seed)).to(part.device)
+            batch = batch_at(position)
             learning_rate = schedule(recipe.optimizer, position.step, recipe.steps)
-            done = take_step(part, optimizers, batch, recipe.optimizer.clip, learning_rate, health)
+            leave = asked.is_set() or checkpoints.failed
+            done = take_step(part, optimizers, batch, recipe.optimizer.clip, learning_rate, health, leave=leave)
             entry = Entry(position.step, position.samples, recipe.global_batch, done.predictions, done.skipped)
             record.step(entry, done.loss, done.gradient_norm, learning_rate)
             position = Position(position.step + 1, position.samples + recipe.global_batch, health.seen)
@@ -81,20 +105,27 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
                 )
             if done.skipped and health.left_out():
                 position = _go_back(checkpoints, health, position, progress)
-            elif position.step % recipe.checkpoint_every == 0 and position.step < recipe.steps:
-                checkpoints.save(position)
+            elif position.step < recipe.steps:
+                checkpoints.offer(position, leave=done.leave)
     return record.fitted()
 
 
 def take_step(
-    part: Part, optimizers: Optimizers, batch: Batch, clip: float, learning_rate: float, health: Health
+    part: Part,
+    optimizers: Optimizers,
+    batch: Batch,
+    clip: float,
+    learning_rate: float,
+    health: Health,
+    *,
+    leave: bool = False,
 ) -> Step:
     """One optimizer step on this rank's rows; every rank calls this.
 
     A step that is not finite, or a spike, is computed once more: a fault of a device does not come twice, and what
-    does come twice lies in the data and is left out.
+    does come twice lies in the data and is left out. `leave` is this rank's wish, of which all ranks hear.
     """
-    predictions, weight = _totals(part, batch)
+    predictions, weight, wishes = _totals(part, batch, leave)
     loss, norms = _gradients(part, batch, weight)
     faulty = None
     if health.odd(loss, total_norm(norms)):
@@ -110,7 +141,7 @@ def take_step(
         scale_gradients(part.model, min(1.0, clip / (norm + 1e-6)))
         optimizers.step(learning_rate)
         health.took(loss, norm)
-    return Step(loss, norm, predictions, skipped, faulty)
+    return Step(loss, norm, predictions, skipped, faulty, leave=wishes > 0)
 
 
 def _gradients(part: Part, batch: Batch, weight: int) -> tuple[float, torch.Tensor]:
@@ -121,7 +152,7 @@ def _gradients(part: Part, batch: Batch, weight: int) -> tuple[float, torch.Tens
 
 def _go_back(checkpoints: Checkpoints, health: Health, position: Position, progress: Progress) -> Position:
     """Weights of the last checkpoint, and data from here on: what lies between is passed over."""
-    checkpoint = checkpoints.restore(progress.say)
+    checkpoint = checkpoints.restore(progress.say, local=False)
     if not checkpoint.step:  # there is none yet: the weights are as good as any
         return position
     health.went_back(checkpoint.seen)
@@ -132,8 +163,12 @@ def _go_back(checkpoints: Checkpoints, health: Health, position: Position, progr
     return Position(checkpoint.step, position.samples, checkpoint.seen)
 
 
-def _totals(part: Part, batch: Batch) -> tuple[int, int]:
-    """Predictions and weight of the batches of all ranks; those with the loss contribute, as losses are summed."""
-    mine = torch.tensor([batch.predictions, batch.weight], dtype=torch.float64, device=part.device)
-    predictions, weight = part.sum_over_data(mine * part.holds_loss).tolist()
-    return round(predictions), round(weight)
+def _totals(part: Part, batch: Batch, leave: bool) -> tuple[int, int, float]:
+    """Predictions and weight of the batches of all ranks, and wishes to leave.
+
+    Of the first two each is counted by one rank of those that read the same rows.
+    """
+    counts = [batch.predictions, batch.weight] if part.counts else [0, 0]
+    mine = torch.tensor([*counts, leave], dtype=torch.float64, device=part.device)
+    predictions, weight, wishes = part.sum_over_data(mine).tolist()
+    return round(predictions), round(weight), wishes

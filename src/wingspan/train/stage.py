@@ -95,6 +95,8 @@ def _recipe(project: Project, shape: ModelShape) -> Recipe:
         log_every=settings.log_every,
         spike_deviations=settings.spike_deviations,
         rollback_after=settings.rollback_after,
+        local_checkpoints=settings.local_checkpoints,
+        local_checkpoint_every=settings.local_checkpoint_every,
         hang_timeout_s=settings.hang_timeout_s,
     )
 
