@@ -385,6 +385,20 @@ class Serve(Section):
     host: str = Field(default="127.0.0.1", description="loopback unless you say otherwise")
     port: int = Field(default=8321, ge=0, le=65535, description="0 takes any free port")
     engine: Literal["openvino", "torch"] = "openvino"
+    threads: int = Field(default=0, ge=0, description="held-out threads summed up with citations")
+    tweeteval: str = Field(default="", description="folder of TweetEval's tasks; empty: not asked")
+    shots: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(0,), description="examples before a TweetEval question; several: asked once with each"
+    )
+    benchmarks: tuple[str, ...] = Field(
+        default=(), description="files of questions, or task files (.yaml) of lm-evaluation-harness"
+    )
+    items: Positive = Field(default=500, description="posts or questions at most of each of these")
+    safety: bool = Field(default=False, description="ask the safety sets; look for posts learned by heart")
+    leaks: dict[str, str] = Field(
+        default_factory=dict, description="name -> file of texts that must not be revealed (canaries, deleted posts)"
+    )
+    rival: str = Field(default="", description="a third model: a folder, or an endpoint as http://HOST/v1#MODEL")
     weights: Literal["f16", "q8_0"] = Field(default="q8_0", description="precision of the served weights")
     max_tokens: Positive = Field(default=160, description="longest answer, tokens")
     retrieved_posts: Positive = Field(default=4, description="posts put before the assistant")

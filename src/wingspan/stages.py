@@ -24,6 +24,13 @@ def _prepared_files(project: Project) -> Sequence[str]:
     return [*dict.fromkeys([*(source.path for source in sources), *lists, *_start_model(project)])]
 
 
+def _evaluated_files(project: Project) -> Sequence[str]:
+    settings = project.evaluate
+    named = [settings.tweeteval, *settings.benchmarks, *settings.leaks.values()]
+    rival = [] if settings.rival.startswith(("http://", "https://")) else [settings.rival]
+    return [one for one in [*_start_model(project), *named, *rival] if one]
+
+
 def _start_model(project: Project) -> Sequence[str]:
     return [] if project.model.start == "scratch" else [project.model.start]
 
@@ -77,7 +84,9 @@ STAGES: tuple[StageSpec, ...] = (
         settings=("assistant", "evaluate", "serve"),
         reads=("prepare/posts", "prepare/conversations", "prepare/labels?", "train/base", "align/assistant"),
         work="wingspan.evaluate.stage:work",
-        outside=_start_model,
+        resumable=True,
+        version=2,
+        outside=_evaluated_files,
     ),
 )
 

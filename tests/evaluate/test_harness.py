@@ -44,6 +44,7 @@ PLAIN = Task(
         "metric_list": [{"metric": "acc"}],
     },
     [{"id": "q", "cluster": "q", "question": "rain is", "choices": ["good", "bad tea"], "gold": 0}],
+    [],
 )
 
 
@@ -125,7 +126,7 @@ def test_an_answer_that_ends_at_once_is_the_empty_string(tiny_model: Path, tmp_p
         "generation_kwargs": {"max_gen_toks": 3},
         "metric_list": [{"metric": "exact_match"}],
     }
-    task = Task("open", config, [{"id": "q", "cluster": "q", "question": "rain is"}])
+    task = Task("open", config, [{"id": "q", "cluster": "q", "question": "rain is"}], [])
     task.write(tmp_path)
     harness = HarnessModel(network, renderer, end_of_document=0, done=lambda count: None)
     assert run_tasks([task], tmp_path, harness) == {"open": [""]}

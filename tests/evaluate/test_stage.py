@@ -116,6 +116,7 @@ def test_every_score_has_an_interval_and_a_paired_test(scores: dict[str, Any]) -
         "sentiment_correlation",
         "cited_answers",
         "citation_precision",
+        "citation_recall",
         "declined",
     ]
     for task in scores["tasks"]:
@@ -133,6 +134,7 @@ def test_every_score_has_an_interval_and_a_paired_test(scores: dict[str, Any]) -
         "sentiment_correlation": 6,
         "cited_answers": 1,
         "citation_precision": 1,
+        "citation_recall": 1,
         "declined": 1,
     }
     assert scores["tasks"][0]["clusters"] == 3  # authors

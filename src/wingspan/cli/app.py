@@ -1,6 +1,6 @@
 """What all commands share: the program, its options, one form for errors and answers.
 
-Exit codes: 0 done, 1 the work failed, 2 the user's input is wrong.
+Exit codes: 0 done, 1 the work failed, 2 the user's input is wrong, 3 a gate is shut (evaluate --gate).
 """
 
 from __future__ import annotations

@@ -23,12 +23,6 @@ _STAGES = {
 
     Example: wingspan align examples/laptop""",
     ),
-    "evaluate": (
-        app.evaluate,
-        """Is the assistant better? Base and assistant side by side, with intervals and paired tests.
-
-    Example: wingspan evaluate examples/laptop --json""",
-    ),
 }
 
 

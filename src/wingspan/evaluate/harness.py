@@ -18,6 +18,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read at import by what follows
 
 import datasets
+import numpy as np
 from lm_eval import evaluate
 from lm_eval.api import task as lm_eval_task
 from lm_eval.api.instance import Instance
@@ -27,6 +28,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from wingspan.engine.engine import Sampling
 from wingspan.engine.torch_engine import generate
+from wingspan.errors import InputError
+from wingspan.evaluate import statistics
+from wingspan.evaluate.measures import Measure
 from wingspan.evaluate.scorer import Request, score
 from wingspan.evaluate.tasks import Task
 from wingspan.model.chat import ChatRenderer
@@ -108,25 +112,72 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def _prompt(self, request: Instance) -> list[int]:
         messages = request.doc.get("messages")
-        return self._renderer.prompt(messages) if messages else self._renderer.encode(request.args[0])
+        if messages:
+            return self._renderer.prompt(messages)
+        start = [self.prefix_token_id] if request.doc.get("begins") else []  # as a post begins that was trained on
+        return [*start, *self._renderer.encode(request.args[0])]
 
 
 def run_tasks(tasks: Sequence[Task], folder: Path, model: LM) -> dict[str, list[Any]]:
     """What a model of the harness answered to each document of each task, in order.
 
     A document of a choice task has one (log-likelihood, greedy) per choice, of a rolling task its
-    log-likelihood, of a generation task its text. `folder` holds the task files.
+    log-likelihood, of a generation task its text, of somebody else's task the metrics that the task gives it.
+    `folder` holds the task files.
     """
+    if not tasks:
+        return {}
     with tempfile.TemporaryDirectory() as cache, _quiet():
         settings = [task.settings(folder) for task in tasks]
         for one in settings:
-            one["dataset_kwargs"]["cache_dir"] = cache
-        results = evaluate(model, TaskManager(include_defaults=False).load(settings), bootstrap_iters=0)
+            if isinstance(one, dict):
+                one["dataset_kwargs"]["cache_dir"] = cache
+        asked = {task.name: list(range(len(task.docs))) for task in tasks}
+        loaded = TaskManager(include_defaults=False).load(settings)
+        results = evaluate(model, loaded, bootstrap_iters=0, samples=asked)
     return {task.name: _in_order(task, results["samples"][task.name]) for task in tasks}
+
+
+def task_of_file(path: Path, count: int) -> Task:
+    """A task file (YAML) of lm-evaluation-harness: its first `count` documents, scored as the file says.
+
+    Raises InputError when the harness cannot load it or it has no metric of single answers.
+    """
+    try:
+        with _quiet():
+            ((name, found),) = TaskManager(include_defaults=False).load([str(path)])["tasks"].items()
+            documents = min(count, len(found.eval_docs))
+    except Exception as error:  # whatever a task file, its data and its Python raise
+        raise InputError(
+            f"the harness cannot load this task: {error}",
+            where=path,
+            remedy="Name a task file whose data is at hand (dataset_path: json, and dataset_kwargs.data_files)",
+        ) from error
+    measures = [
+        Measure(
+            f"{name}_{metric}",
+            f"{name.replace('_', ' ')}, {metric}",
+            metric,
+            "share",
+            statistics.ratio,
+            partial(_given_metric, metric),
+            higher_is_better=bool(higher),
+            group="general",
+        )
+        for metric, higher in found.higher_is_better().items()
+    ]
+    docs = [{"id": str(number), "cluster": str(number), "prompt": ""} for number in range(documents)]
+    return Task(name, {"output_type": found.OUTPUT_TYPE}, docs, measures, file=path)
+
+
+def _given_metric(metric: str, docs: Sequence[Any], answers: Sequence[Any]) -> statistics.Floats:
+    return statistics.ratio_columns([float(np.mean(answer[metric])) for answer in answers])
 
 
 def _in_order(task: Task, samples: Sequence[dict[str, Any]]) -> list[Any]:
     ordered = sorted(samples, key=lambda sample: int(sample["doc_id"]))
+    if task.file:
+        return [{metric: sample[metric] for metric in sample["metrics"]} for sample in ordered]
     assert [sample["doc"]["id"] for sample in ordered] == [doc["id"] for doc in task.docs]
     single = task.config["output_type"] != "multiple_choice"
     return [sample["filtered_resps"][0] if single else sample["filtered_resps"] for sample in ordered]

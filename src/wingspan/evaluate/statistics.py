@@ -23,11 +23,12 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its 95% interval."""
+    """A score with its 95% interval and its standard error."""
 
     value: float
     low: float
     high: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,44 @@ def ratio(sums: Floats) -> Floats:
 
 
 def confusion_columns(gold: Sequence[int], predicted: Sequence[int], classes: int) -> Floats:
-    """Columns [items, classes^2] for `macro_f1`: one-hot in (gold, predicted)."""
-    cells: Floats = np.eye(classes * classes)[np.asarray(gold) * classes + np.asarray(predicted)]
+    """Columns [items, classes^2] for `macro_f1` and its like: one-hot in (gold, predicted).
+
+    A prediction of -1 (an answer that names no class) counts as the class after the right one, so as wrong.
+    """
+    right = np.asarray(gold)
+    told = np.where(np.asarray(predicted) < 0, (right + 1) % classes, predicted)
+    cells: Floats = np.eye(classes * classes)[right * classes + told]
     return cells
 
 
 def macro_f1(sums: Floats) -> Floats:
     """Mean of the classes' F1 = 2 TP / (2 TP + FP + FN), over classes that occur as gold or prediction."""
+    hits, golds, predictions = _table(sums)
+    occurrences = golds + predictions
+    return _divide(_divide(2 * hits, occurrences).sum(axis=-1), (occurrences > 0).sum(axis=-1))
+
+
+def f1_of(*classes: int) -> Statistic:
+    """Mean of the F1 of these classes alone, of confusion columns."""
+
+    def statistic(sums: Floats) -> Floats:
+        hits, golds, predictions = (one[..., classes] for one in _table(sums))
+        return np.asarray(_divide(2 * hits, golds + predictions).mean(axis=-1))
+
+    return statistic
+
+
+def macro_recall(sums: Floats) -> Floats:
+    """Mean of the classes' recall, over classes that occur as gold, of confusion columns."""
+    hits, golds, _ = _table(sums)
+    return _divide(_divide(hits, golds).sum(axis=-1), (golds > 0).sum(axis=-1))
+
+
+def _table(sums: Floats) -> tuple[Floats, Floats, Floats]:
+    """Right ones, golds and predictions of each class."""
     classes = math.isqrt(sums.shape[-1])
     table = sums.reshape(*sums.shape[:-1], classes, classes)
-    hits = np.diagonal(table, axis1=-2, axis2=-1)
-    occurrences = table.sum(axis=-1) + table.sum(axis=-2)
-    return _divide(_divide(2 * hits, occurrences).sum(axis=-1), (occurrences > 0).sum(axis=-1))
+    return np.diagonal(table, axis1=-2, axis2=-1), table.sum(axis=-1), table.sum(axis=-2)
 
 
 def moment_columns(x: Sequence[float], y: Sequence[float]) -> Floats:
@@ -87,11 +114,12 @@ def estimate(
 ) -> Estimate:
     """The score of items [items, columns] with a percentile bootstrap interval over clusters.
 
-    Efron & Tibshirani (1993), chapter 13; whole clusters are drawn as in Field & Welsh (2007).
+    Efron & Tibshirani (1993), chapter 13; whole clusters are drawn as in Field & Welsh (2007), which matters for
+    model scores as Miller (2024), "Adding Error Bars to Evals", shows.
     """
     groups = _by_cluster(items, clusters)
     draws = statistic(_bootstrap_weights(len(groups), resamples, seed) @ groups)
-    return Estimate(float(statistic(groups.sum(axis=0))), *_percentiles(draws))
+    return Estimate(float(statistic(groups.sum(axis=0))), *_percentiles(draws), float(draws.std()))
 
 
 def compare(
@@ -122,13 +150,14 @@ def compare(
 def wilson(successes: int, trials: int) -> Estimate:
     """A share with its interval after Wilson (1927), which stays inside [0, 1] at any sample size."""
     if trials == 0:
-        return Estimate(0.0, 0.0, 1.0)
+        return Estimate(0.0, 0.0, 1.0, 0.5)
     z = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
     share = successes / trials
     centre = share + z * z / (2 * trials)
     margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return Estimate(share, max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale))
+    low, high = max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+    return Estimate(share, low, high, math.sqrt(share * (1 - share) / trials))
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:

@@ -32,7 +32,12 @@ def check_citations(answer: str, posts: Sequence[SourcePost]) -> list[Citation]:
     A claim is the text since the previous citation or sentence end. It is supported when at least half of
     its content words stand in the cited post; a claim without content words supports nothing.
     """
-    citations = []
+    return [one for _, cited in claims(answer, posts) for one in cited]
+
+
+def claims(answer: str, posts: Sequence[SourcePost]) -> list[tuple[str, list[Citation]]]:
+    """Every sentence of `answer` that says something or cites, with its citations."""
+    found = []
     for sentence in _SENTENCE_END.split(answer):
         claim = ""
         end = 0
