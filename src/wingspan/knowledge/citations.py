@@ -39,6 +39,7 @@ def claims(answer: str, posts: Sequence[SourcePost]) -> list[tuple[str, list[Cit
     """Every sentence of `answer` that says something or cites, with its citations."""
     found = []
     for sentence in _SENTENCE_END.split(answer):
+        citations = []
         claim = ""
         end = 0
         for mark in _MARK.finditer(sentence):
@@ -47,7 +48,9 @@ def claims(answer: str, posts: Sequence[SourcePost]) -> list[tuple[str, list[Cit
             number = int(mark.group(1))
             post = posts[number - 1] if 1 <= number <= len(posts) else None
             citations.append(_cite(number, post, claim))
-    return citations
+        if citations or content_words(sentence):
+            found.append((_MARK.sub("", sentence).strip(), citations))
+    return found
 
 
 class CitationMender:
