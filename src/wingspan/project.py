@@ -6,7 +6,7 @@ Every field says its unit. `project_file.load_project` reads the file into these
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +20,7 @@ class Section(BaseModel):
     """A table of the project file: typed, closed to unknown keys, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    operational: ClassVar[frozenset[str]] = frozenset()  # settings that change how a stage works, not what it makes
 
 
 class ProjectInfo(Section):
@@ -111,6 +112,8 @@ class Layout(Section):
     micro_batch: Positive = Field(default=1, description="sequences per rank per forward pass")
     recompute: Literal["none", "selective", "full"] = "none"
     precision: Literal["bf16", "fp32", "fp8"] = "bf16"
+    schedule: Literal["1f1b", "zbv"] = Field(default="1f1b", description="of pipeline stages; zbv: zero-bubble V")
+    interleave: Positive = Field(default=1, description="pipeline stages per rank, in turns (1f1b)")
 
     @property
     def world_size(self) -> int:
@@ -237,6 +240,13 @@ class Prepare(Section):
     documents_per_shard: Positive = 1_000_000
 
 
+class TunedAt(Section):
+    """Size of the model at which the learning rate and the weight decay were found."""
+
+    depth: Positive
+    hidden: Positive
+
+
 class Optimizer(Section):
     """[train.optimizer] and [align.optimizer]: update rule and schedule."""
 
@@ -245,6 +255,10 @@ class Optimizer(Section):
     weight_decay: NonNegativeFloat = 0.1
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
+    tuned_at: TunedAt | None = Field(
+        default=None,
+        description="{ depth, hidden } at which these were found: other sizes scale them (muP); default: none",
+    )
     clip: PositiveFloat = Field(default=1.0, description="largest global gradient norm")
     schedule: Literal["wsd", "cosine"] = "wsd"
     warmup: Fraction = Field(default=0.05, description="share of the steps")
@@ -255,6 +269,10 @@ class Optimizer(Section):
 class Train(Section):
     """[train]: tokens -> base model."""
 
+    operational = frozenset(
+        ("checkpoint_every", "keep_checkpoints", "local_checkpoints", "local_checkpoint_every")
+        + ("log_every", "hang_timeout_s")
+    )
     tokens: Positive | None = Field(
         default=None, description="token budget; default 20 per parameter (Hoffmann et al. 2022)"
     )
@@ -367,6 +385,20 @@ class Evaluate(Section):
     citation_questions: Positive = Field(default=48, description="questions answered and checked")
     answer_tokens: Positive = Field(default=64, description="longest answer to such a question, tokens")
     resamples: Positive = Field(default=2000, description="bootstrap resamples of each interval")
+    threads: int = Field(default=0, ge=0, description="held-out threads summed up with citations")
+    tweeteval: str = Field(default="", description="folder of TweetEval's tasks; empty: not asked")
+    shots: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(0,), description="examples before a TweetEval question; several: asked once with each"
+    )
+    benchmarks: tuple[str, ...] = Field(
+        default=(), description="files of questions, or task files (.yaml) of lm-evaluation-harness"
+    )
+    items: Positive = Field(default=500, description="posts or questions at most of each of these")
+    safety: bool = Field(default=False, description="ask the safety sets; look for posts learned by heart")
+    leaks: dict[str, str] = Field(
+        default_factory=dict, description="name -> file of texts that must not be revealed (canaries, deleted posts)"
+    )
+    rival: str = Field(default="", description="a third model: a folder, or an endpoint as http://HOST/v1#MODEL")
 
 
 class Traffic(Section):
@@ -385,20 +417,6 @@ class Serve(Section):
     host: str = Field(default="127.0.0.1", description="loopback unless you say otherwise")
     port: int = Field(default=8321, ge=0, le=65535, description="0 takes any free port")
     engine: Literal["openvino", "torch"] = "openvino"
-    threads: int = Field(default=0, ge=0, description="held-out threads summed up with citations")
-    tweeteval: str = Field(default="", description="folder of TweetEval's tasks; empty: not asked")
-    shots: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(0,), description="examples before a TweetEval question; several: asked once with each"
-    )
-    benchmarks: tuple[str, ...] = Field(
-        default=(), description="files of questions, or task files (.yaml) of lm-evaluation-harness"
-    )
-    items: Positive = Field(default=500, description="posts or questions at most of each of these")
-    safety: bool = Field(default=False, description="ask the safety sets; look for posts learned by heart")
-    leaks: dict[str, str] = Field(
-        default_factory=dict, description="name -> file of texts that must not be revealed (canaries, deleted posts)"
-    )
-    rival: str = Field(default="", description="a third model: a folder, or an endpoint as http://HOST/v1#MODEL")
     weights: Literal["f16", "q8_0"] = Field(default="q8_0", description="precision of the served weights")
     max_tokens: Positive = Field(default=160, description="longest answer, tokens")
     retrieved_posts: Positive = Field(default=4, description="posts put before the assistant")
@@ -409,6 +427,16 @@ class Serve(Section):
     concurrent_answers: Positive = Field(default=32, description="answers made at a time")
     waiting_answers: int = Field(default=64, ge=0, description="questions that may wait for a place; others get 429")
     traffic: Traffic = Traffic()
+
+
+class Telemetry(Section):
+    """[telemetry]: how train and align are watched. It changes no result, so no stage is done again for it."""
+
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="of a loopback page for Prometheus; 0: none")
+    tensorboard: bool = Field(default=False, description="write event files for TensorBoard")
+    evaluate_every: int = Field(
+        default=0, ge=0, description="training steps between scores of held-out posts, by source and language; 0: none"
+    )
 
 
 class Project(Section):
@@ -425,3 +453,4 @@ class Project(Section):
     assistant: Assistant = Assistant()
     evaluate: Evaluate = Evaluate()
     serve: Serve = Serve()
+    telemetry: Telemetry = Telemetry()

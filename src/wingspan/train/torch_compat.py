@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import ProcessGroup
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import GroupName, _resolve_process_group  # type: ignore[attr-defined]
 from torch.distributed.pipelining import schedules
 from torch.distributed.pipelining._utils import InferenceMode
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
+from torch.distributed.tensor.placement_types import Placement, Shard, _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 WRAPPERS = (DTensor, AsyncCollectiveTensor)  # tensor classes that hold a local tensor and dispatch on it again
@@ -110,3 +113,44 @@ def group_of(func: Any, args: tuple[Any, ...]) -> str | None:
 def group_ranks(name: str) -> list[int]:
     """The global ranks of the process group of that name."""
     return dist.get_process_group_ranks(_resolve_process_group(GroupName(name)))
+
+
+def flat_group(mesh: DeviceMesh) -> ProcessGroup:
+    """One process group over all axes of a mesh, ranks in row-major order of their places; every rank calls this."""
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    with unset_fake_temporarily():  # a rehearsal's tensors are fake, the places of its ranks are not
+        return mesh._flatten().get_group()
+
+
+def shard_of(
+    size: Sequence[int], mesh: Sequence[int], place: Sequence[int], placements: Sequence[Placement]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Offsets and sizes of the shard that the rank at a place of a mesh holds of a tensor, cut as torch.chunk cuts.
+
+    A strided shard, FSDP's of what tensor parallelism has cut, is cut after those that are not.
+    """
+    offset, left = [0] * len(size), list(size)
+    for axis in sorted(range(len(placements)), key=lambda axis: isinstance(placements[axis], _StridedShard)):
+        placement = placements[axis]
+        if isinstance(placement, Shard | _StridedShard):
+            step = -(-left[placement.dim] // mesh[axis])
+            begin = min(step * place[axis], left[placement.dim])
+            offset[placement.dim] += begin
+            left[placement.dim] = min(step, left[placement.dim] - begin)
+    return tuple(offset), tuple(left)
+
+
+def flatten_mesh(mesh: DeviceMesh, name: str) -> DeviceMesh:
+    """All axes of a mesh as one of that name."""
+    return mesh._flatten(name)
+
+
+def unflatten_mesh(mesh: DeviceMesh, sizes: tuple[int, ...], names: tuple[str, ...]) -> DeviceMesh:
+    """The one axis of a mesh as several."""
+    return mesh._unflatten(0, sizes, names)
+
+
+def join_meshes(*meshes: DeviceMesh) -> DeviceMesh:
+    """The mesh with the axes of several meshes of the same ranks."""
+    return DeviceMesh._concatenate(list(meshes))

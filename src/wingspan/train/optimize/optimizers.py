@@ -2,18 +2,20 @@
 
 Weight decay falls on matrices only: not on norms, which have a scale of their own to find, and not on
 embeddings, whose rare rows it would erase. Muon (Jordan et al. 2024) updates the matrices inside the
-blocks; embeddings, the head, norms, routers and stacked experts stay with AdamW.
+blocks, experts too; embeddings, the head, norms and routers stay with AdamW.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from wingspan.model.network import Decoder
 from wingspan.project import Optimizer as Settings
+from wingspan.train.optimize.muon import Muon
+from wingspan.train.optimize.transfer import update_scale
 
 
 def schedule(settings: Settings, step: int, steps: int) -> float:
@@ -53,7 +55,7 @@ class Optimizers:
         """Update all parameters and forget their gradients."""
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["scale"]
             part.step()
             part.zero_grad()
 
@@ -63,39 +65,28 @@ class Optimizers:
             part.zero_grad()
 
 
-def make_optimizers(model: nn.Module, settings: Settings, *, fused: bool = True) -> Optimizers:
-    """The update rules of a model's parameters; `fused` false where kernels cannot run (meta and fake tensors)."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    hidden = [parameter for name, parameter in named if settings.name == "muon" and _is_block_matrix(name, parameter)]
-    taken = {id(parameter) for parameter in hidden}
-    rest = [(name, parameter) for name, parameter in named if id(parameter) not in taken]
-    groups = [
-        {"params": parameters, "weight_decay": decay}
-        for decay, parameters in (
-            (settings.weight_decay, _only(rest, decayed=True)),
-            (0.0, _only(rest, decayed=False)),
-        )
-        if parameters
-    ]
-    betas = (settings.beta1, settings.beta2)
+def make_optimizers(model: Decoder, settings: Settings) -> Optimizers:
+    """The update rules of a model's parameters."""
+    rules: dict[bool, dict[tuple[float, float], list[Tensor]]] = {False: {}, True: {}}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            muon = settings.name == "muon" and _is_block_matrix(name, parameter)
+            scale = update_scale(name, parameter.ndim, model.shape, settings.tuned_at, muon=muon)
+            decay = settings.weight_decay if parameter.ndim > 1 and "embed_tokens" not in name else 0.0
+            rules[muon].setdefault((scale, decay / scale), []).append(parameter)
+    adamw, muons = (
+        [{"params": some, "weight_decay": decay, "scale": scale} for (scale, decay), some in groups.items()]
+        for groups in rules.values()
+    )
     parts: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=fused, foreach=False)
-    ]
-    if hidden:
-        parts.append(
-            torch.optim.Muon(
-                hidden,
-                lr=settings.learning_rate,
-                weight_decay=settings.weight_decay,
-                adjust_lr_fn="match_rms_adamw",  # one learning rate serves both rules (Liu et al. 2025)
-            )
+        torch.optim.AdamW(
+            adamw, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True, foreach=False
         )
+    ]
+    if muons:
+        parts.append(Muon(muons, lr=settings.learning_rate))
     return Optimizers(parts)
 
 
-def _only(named: Iterable[tuple[str, Tensor]], *, decayed: bool) -> list[Tensor]:
-    return [parameter for name, parameter in named if (parameter.ndim > 1 and "embed_tokens" not in name) == decayed]
-
-
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and ".layers." in name and not name.endswith("mlp.gate.weight")
+    return parameter.ndim >= 2 and ".layers." in name and not name.endswith("mlp.gate.weight")
