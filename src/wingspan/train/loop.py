@@ -20,7 +20,7 @@ from wingspan.train.faults.watch import Watch
 from wingspan.train.optimize.optimizers import Optimizers, make_optimizers, schedule
 from wingspan.train.parallel.gradients import gradient_norms, most_changed, scale_gradients, total_norm
 from wingspan.train.parallel.part import Part
-from wingspan.train.telemetry.record import Fitted, Record
+from wingspan.train.telemetry.record import Fitted, Record, Telemetry
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Step:
     leave: bool = False
 
 
-def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Progress) -> Fitted:
+def fit(
+    part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Progress, telemetry: Telemetry | None = None
+) -> Fitted:
     """Train a part of a network, on from the newest checkpoint under `folder`, to the end of the recipe.
 
     Writes metrics.jsonl, ledger/ and checkpoints/ below `folder`. Every rank calls this.
@@ -84,7 +86,7 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
             local=recipe.local_checkpoints,
             local_every=recipe.local_checkpoint_every,
         ) as checkpoints,
-        Record(folder, recipe.name, recipe.steps, recipe.log_every, progress) as record,
+        Record(folder, recipe, progress, telemetry) as record,
         Watch(recipe.hang_timeout_s) as watch,
     ):
         position = checkpoints.restore(progress.say, sound)
@@ -92,10 +94,12 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
         record.start(position.step)
         while position.step < recipe.steps:
             watch.beat(position.step)
-            batch = batch_at(position)
+            with record.spent("data"):
+                batch = batch_at(position)
             learning_rate = schedule(recipe.optimizer, position.step, recipe.steps)
             leave = asked.is_set() or checkpoints.failed
-            done = take_step(part, optimizers, batch, recipe.optimizer.clip, learning_rate, health, leave=leave)
+            with record.spent("compute"):
+                done = take_step(part, optimizers, batch, recipe.optimizer.clip, learning_rate, health, leave=leave)
             entry = Entry(position.step, position.samples, recipe.global_batch, done.predictions, done.skipped)
             record.step(entry, done.loss, done.gradient_norm, learning_rate)
             position = Position(position.step + 1, position.samples + recipe.global_batch, health.seen)
@@ -103,10 +107,12 @@ def fit(part: Part, batches: Batches, recipe: Recipe, folder: Path, progress: Pr
                 progress.say(
                     f"step {entry.step}: rank {done.faulty_rank} computed wrongly once; the step was done again"
                 )
-            if done.skipped and health.left_out():
-                position = _go_back(checkpoints, health, position, progress)
-            elif position.step < recipe.steps:
-                checkpoints.offer(position, leave=done.leave)
+            record.evaluate(position.step)
+            with record.spent("checkpoint"):
+                if done.skipped and health.left_out():
+                    position = _go_back(checkpoints, health, position, progress)
+                elif position.step < recipe.steps:
+                    checkpoints.offer(position, leave=done.leave)
     return record.fitted()
 
 

@@ -17,6 +17,8 @@ from wingspan.train.data.batches import TokenSplit, open_split
 from wingspan.train.loop import Recipe, fit
 from wingspan.train.processes import is_first_rank, processes
 from wingspan.train.start import read_layout, start_part
+from wingspan.train.telemetry.machines import read_machines
+from wingspan.train.telemetry.record import Telemetry
 from wingspan.train.telemetry.score import bits_per_byte
 from wingspan.workspace import StageContext
 
@@ -31,7 +33,11 @@ def work(context: StageContext) -> dict[str, Any]:
     """
     began = time.perf_counter()
     project, settings, seed = context.project, context.project.train, context.project.project.seed
-    with processes(settings.hang_timeout_s) as device:
+    machines = read_machines(context.read("plan/plan.json"), project.fleet)
+    with (
+        Telemetry(context.output, machines, project.telemetry) as telemetry,
+        processes(settings.hang_timeout_s) as device,
+    ):
         folder = _start_folder(context)
         shape = shape_of(project.model) if folder is None else folder.shape
         posts, held_out = (
@@ -52,11 +58,12 @@ def work(context: StageContext) -> dict[str, Any]:
 
         def score(when: str) -> float | None:
             name = f"held-out posts, {when} training"
-            return bits_per_byte(part, scored, settings.sequence, settings.global_batch, context.progress, name)
+            with telemetry.spent("evaluation"):
+                return bits_per_byte(part, scored, settings.sequence, settings.global_batch, context.progress, name)
 
         before = score("before")
         setup_s = time.perf_counter() - began
-        fitted = fit(part, posts.packed(settings.sequence), recipe, context.output, context.progress)
+        fitted = fit(part, posts.packed(settings.sequence), recipe, context.output, context.progress, telemetry)
         after = score("after")
         export(part, context.output / "base", context.read("prepare/tokenizer"), posts.end_of_document)
         if is_first_rank():
