@@ -11,6 +11,9 @@ import errno
 from collections.abc import Collection
 from pathlib import Path
 
+LOST = 75  # exit code of a rank that is well but lost another: start again (EX_TEMPFAIL)
+LEFT = 76  # of a run that was asked to end, and has saved
+
 
 class WingspanError(Exception):
     """An error with a remedy.

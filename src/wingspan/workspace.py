@@ -32,6 +32,8 @@ from wingspan.project_file import PROJECT_FILE, load_project, project_file
 MANIFEST = "manifest.json"
 _ORIGIN = ".origin.json"  # marks a run folder and remembers the project file it came from
 _LOCK = ".lock"
+LAUNCH = "WINGSPAN_LAUNCH"  # in the environment: names one start of all ranks
+SUPERVISED = "WINGSPAN_SUPERVISED"  # in the environment: whoever started these ranks holds the run's lock
 FINGERPRINT = ".fingerprint"
 _AMENDMENT = ".amendment"  # new versions of published files, complete: the next holder of the lock puts them in place
 _LIBRARIES = ("torch", "transformers", "tokenizers", "polars", "lm-eval", "openvino-genai")
@@ -284,7 +286,7 @@ def rank() -> int:
 
 def _launch_id() -> str:
     """What all ranks of one launch share and no other launch has."""
-    keys = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID")
+    keys = (LAUNCH, "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID")
     return " ".join(os.environ.get(key, "") for key in keys)
 
 

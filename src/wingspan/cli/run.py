@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from wingspan.cli.app import RUN, AsJson, Debug, Force, Overrides, ProjectPath, Runs, answer, app, command
-from wingspan.cli.perform import perform, show
+from wingspan.cli.perform import opening, perform, show
 
 
 class Until(StrEnum):
@@ -50,7 +50,8 @@ def run(
     names = STAGE_NAMES[: STAGE_NAMES.index(until.value) + 1]
     started = time.perf_counter()
     with lock(opened, "wingspan run"):
-        manifests = {name: perform(opened, name, force=force, quiet=json_) for name in names}
+        arguments = opening(project, overrides, runs)
+        manifests = {name: perform(opened, name, arguments, force=force, quiet=json_) for name in names}
         report = write_report(opened)
     if json_:
         print_json({"folder": str(opened.folder), "report": str(report), "stages": manifests})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -12,7 +13,17 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from wingspan.errors import LOST, WorkError
+from wingspan.train.faults.sniff import sniff_all
+from wingspan.train.torch_compat import cpu_multiplies_bf16
+
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class LostRank(WorkError):
+    """This rank is well, and another one is gone: what supervises the ranks starts all of them again."""
+
+    exit_code = LOST
 
 
 @contextmanager
@@ -20,6 +31,7 @@ def processes(hang_timeout_s: float) -> Iterator[torch.device]:
     """Join the launch's process group, if it has several ranks; yields the device of this rank.
 
     A collective gives up after twice `hang_timeout_s`, so that the watch, which knows whom it waits for, speaks first.
+    Raises LostRank when another rank ended, WrongDevice when one computes wrongly.
     """
     ranks, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -33,9 +45,21 @@ def processes(hang_timeout_s: float) -> Iterator[torch.device]:
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=2 * timedelta(seconds=hang_timeout_s)
     )
     try:
+        bf16 = device.type == "cuda" or cpu_multiplies_bf16()
+        sniff_all(device, torch.bfloat16 if bf16 else torch.float32, _say)
         yield device
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "/gloo/" in str(error):
+            raise LostRank(
+                "another rank is gone", remedy="The same command goes on from the last checkpoint"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _say(line: str) -> None:
+    print(f"wingspan sniff: {line}", file=sys.stderr, flush=True)
 
 
 def ranks() -> int:

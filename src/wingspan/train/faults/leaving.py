@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wingspan.errors import WorkError
+from wingspan.errors import LEFT, WorkError
 
 
 class Left(WorkError):
     """The run was asked to end, and has saved: exit code 76, which no crash has and a supervisor may wait upon."""
 
-    exit_code = 76
+    exit_code = LEFT
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import statistics
 import sys
@@ -23,9 +22,10 @@ from typing import Self
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
+from wingspan.errors import LOST
+from wingspan.launch.blame import Blame, blame, node_name
 from wingspan.train import torch_compat
 
-HUNG = 75  # exit code of a rank that gave up waiting: EX_TEMPFAIL, try again
 _SLOW, _LOOKS = 1.3, 3  # times the median of all ranks, in so many looks one after another
 _SMOOTH = 0.3  # weight of the last step
 
@@ -35,7 +35,7 @@ class Pulse:
     """What a rank tells: `count` rises with every pulse, `own_s` are the seconds of a step less those it waited."""
 
     count: int = 0
-    process: tuple[str, int] = ("", 0)  # host and process id
+    process: tuple[str, int] = ("", 0)  # node and process id
     step: int = -1
     waits: bool = False
     own_s: float = 0.0
@@ -50,7 +50,7 @@ class Watch:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._every_s = min(5.0, timeout_s / 4)
-        self._mine = Pulse(process=(platform.node(), os.getpid()))
+        self._mine = Pulse(process=(node_name(), os.getpid()))
         self._waited_s, self._beat_at = 0.0, time.monotonic()
         self._slow: dict[int, int] = {}
         self._stopped = threading.Event()
@@ -115,12 +115,14 @@ class Watch:
         silent = [rank for rank in range(self._ranks) if rank not in now or now[rank] == before.get(rank)]
         if self._rank == min(rank for rank in now if rank not in silent):
             _say(f"no step for {self._timeout_s:.0f} s: {who_hangs(now, silent)}; this run ends, start it again")
+            for rank in hanging(now, silent):
+                blame(Blame(rank, now.get(rank, Pulse()).process[0] or "a node unknown", "hung", 2))
         for rank in silent:  # its launcher would ask it to end, and wait for an answer
             host, process = now[rank].process if rank in now else ("", 0)
             if host == self._mine.process[0]:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-        os._exit(HUNG)
+        os._exit(LOST)
 
     def _name_slow(self, pulses: Mapping[int, Pulse]) -> None:
         slow = slow_ranks(pulses)
@@ -132,12 +134,20 @@ class Watch:
 
 
 def who_hangs(pulses: Mapping[int, Pulse], silent: Sequence[int]) -> str:
-    """The ranks that the others wait for: those that say nothing, else those that work while others wait."""
+    """In words, the ranks that hang."""
     if silent:
         return f"{_ranks(silent)} {'does' if len(silent) == 1 else 'do'} not answer"
+    behind = hanging(pulses, silent)
+    return f"the others wait for {_ranks(behind)} in step {pulses[behind[0]].step}"
+
+
+def hanging(pulses: Mapping[int, Pulse], silent: Sequence[int]) -> list[int]:
+    """The ranks that the others wait for: those that say nothing, else those that work while others wait."""
+    if silent:
+        return list(silent)
     busy = [rank for rank, pulse in pulses.items() if not pulse.waits] or list(pulses)
     behind = min(pulses[rank].step for rank in busy)
-    return f"the others wait for {_ranks([rank for rank in busy if pulses[rank].step == behind])} in step {behind}"
+    return [rank for rank in busy if pulses[rank].step == behind]
 
 
 def slow_ranks(pulses: Mapping[int, Pulse]) -> list[int]:
