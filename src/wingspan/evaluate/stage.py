@@ -16,7 +16,7 @@ from wingspan.errors import InputError
 from wingspan.evaluate import safety, tasks
 from wingspan.evaluate.benchmarks import benchmark_task
 from wingspan.evaluate.contamination import contaminated
-from wingspan.evaluate.endpoint import Endpoint, EndpointModel, is_endpoint
+from wingspan.evaluate.endpoint import EndpointModel, is_endpoint
 from wingspan.evaluate.harness import HarnessModel, run_tasks, task_of_file
 from wingspan.evaluate.measures import citations_of, named_choice
 from wingspan.evaluate.scores import score_table, worst
@@ -187,8 +187,8 @@ def ask(model: str, spec: str, posed: Sequence[Task], output: Path, progress: Pr
         for task in posed:
             task.write(output / "tasks_in_words")
         with progress.task(f"asking the {model}", sum(len(task.docs) for task in posed), "answers") as bar:
-            endpoint = Endpoint(spec, output / "endpoint.jsonl")
-            return run_tasks(posed, output / "tasks_in_words", EndpointModel(endpoint, bar.advance))
+            endpoint = EndpointModel(spec, output / "endpoint.jsonl", bar.advance)
+            return run_tasks(posed, output / "tasks_in_words", endpoint)
     folder = Path(spec)
     requests = sum(len(doc.get("choices", [0])) for task in posed for doc in task.docs)
     end_of_document = json.loads((folder / "config.json").read_text())["bos_token_id"]

@@ -21,7 +21,10 @@ def render(scores: dict[str, Any]) -> Table:
     table.add_column("p", justify="right")
     table.add_column("")
     for task in scores["tasks"]:
-        cells = [_score(task["scores"][model]) for model in scores["models"]]
+        cells = [
+            _score(task["scores"][model]) if model in task["scores"] else Text("not asked", "dim")
+            for model in scores["models"]
+        ]
         difference = f"{task['difference']['value']:+.3f}"
         table.add_row(
             task["title"], str(task["items"]), *cells, difference, _p_value(task["difference"]), _verdict(task)

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 _MARK_COLOURS = (1, 0, 2)  # of the first, second and third mark of a row
 _BAR, _BESIDE, _STACK, _DUMBBELL = 34, 44, 46, 104  # pixels from one row of a chart to the next
+_MARK = 15  # pixels from one mark of a dumbbell to the next; a row has room for two
 
 
 @dataclass(frozen=True)
@@ -139,24 +140,27 @@ def bar_chart(title: str, description: str, bars: Sequence[Bar]) -> Markup:
 def dumbbells(title: str, description: str, rows: Sequence[Dumbbell]) -> Markup:
     """Estimates with their intervals; the first mark of each row is drawn hollow, so that print shows it too."""
     parts = []
+    more = _MARK * (max(len(row.marks) for row in rows) - 2)
     for index, row in enumerate(rows):
-        y = _DUMBBELL * index
+        y = (_DUMBBELL + more) * index
         scale = ticks(*_domain(row.marks), 4)
         parts += [_text(row.label, 0, y + 14, "label"), _text(row.text, 100, y + 32, "value", "end")]
         parts.append(_text(row.note, 0, y + 32, "note"))
         for tick in scale:
             place = 2 + 96 * _share(tick, scale)
-            parts.append(_tag("line", x1=_pc(place), x2=_pc(place), y1=y + 40, y2=y + 74, class_="rule"))
+            parts.append(_tag("line", x1=_pc(place), x2=_pc(place), y1=y + 40, y2=y + 74 + more, class_="rule"))
             anchor = "start" if tick == scale[0] else "end" if tick == scale[-1] else "middle"
             edge = {"start": 0.0, "end": 100.0}.get(anchor, place)
-            parts.append(_text(_number(tick, scale), edge, y + 88, "tick", anchor))
+            parts.append(_text(_number(tick, scale), edge, y + 88 + more, "tick", anchor))
         for order, mark in enumerate(row.marks):
-            parts += _interval(mark, scale, y + 50 + 15 * order, order)
+            parts += _interval(mark, scale, y + 50 + _MARK * order, order)
     keys = [
         _key(f"dot c{_MARK_COLOURS[order]}" if order else f"ring c{_MARK_COLOURS[order]}", mark.name)
         for order, mark in enumerate(rows[0].marks)
     ]
-    return _figure(title, description, parts, _DUMBBELL * len(rows) - 8, [*keys, _key("", "lines are 95% intervals")])
+    return _figure(
+        title, description, parts, (_DUMBBELL + more) * len(rows) - 8, [*keys, _key("", "lines are 95% intervals")]
+    )
 
 
 def beside(title: str, description: str, rows: Sequence[Beside]) -> Markup:

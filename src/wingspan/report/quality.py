@@ -11,6 +11,7 @@ from wingspan.report.charts import Dumbbell, Mark, dumbbells
 from wingspan.report.record import Document, Told, signed
 
 _SIGNIFICANT = 0.05
+_HEADINGS = {"platform": "On the platform's own ground", "general": "In general", "safety": "Safety"}
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,36 @@ def improvements(scores: Document) -> tuple[int, int, int]:
     return outcomes.count("better"), outcomes.count("worse"), len(outcomes)
 
 
-def score_chart(scores: Document) -> Markup:
+def groups(scores: Document) -> list[tuple[str, list[Document]]]:
+    """The measures by what they are about, under a heading each."""
+    by_group: dict[str, list[Document]] = {}
+    for task in scores["tasks"]:
+        by_group.setdefault(task.get("group", "platform"), []).append(task)
+    return [(_HEADINGS[name], by_group[name]) for name in _HEADINGS if name in by_group]
+
+
+def score_chart(tasks: list[Document], models: list[str]) -> Markup:
     """Every measure as a dumbbell with 95% intervals."""
-    rows = [_dumbbell(task, scores["models"]) for task in scores["tasks"]]
+    rows = [_dumbbell(task, [model for model in models if model in task["scores"]]) for task in tasks]
+    rows.sort(key=lambda row: -len(row.marks))  # the legend is made of the first row
     spoken = "; ".join(f"{row.label}: {row.text}" for row in rows)
-    return dumbbells("Base and assistant on held-out data, with 95% intervals", spoken, rows)
+    return dumbbells(f"{', '.join(models).capitalize()}, with 95% intervals", spoken, rows)
 
 
-def score_rows(scores: Document) -> list[list[Told]]:
+def score_rows(tasks: list[Document], models: list[str]) -> list[list[Told]]:
     """The table below the chart: measure, score of each model, difference, paired test."""
-    return [_score_row(task, scores["models"]) for task in scores["tasks"]]
+    return [_score_row(task, models) for task in tasks]
+
+
+def remarks(scores: Document) -> list[str]:
+    """What a reader must know of answers that were no answers."""
+    kinds = {"empty_answers": "empty answers", "unread_answers": "answers that name no choice, counted as wrong"}
+    return [
+        f"{model}: {number:,} {told}"
+        for kind, told in kinds.items()
+        for model, number in scores.get(kind, {}).items()
+        if number
+    ]
 
 
 def samples(scores: Document) -> list[Sample]:
@@ -77,9 +98,11 @@ def _dumbbell(task: Document, models: list[str]) -> Dumbbell:
 def _score_row(task: Document, models: list[str]) -> list[Told]:
     change = task["difference"]
     items = f"{task['items']:,} {'item' if task['items'] == 1 else 'items'}"
+    if task.get("contaminated"):
+        items += f", {task['contaminated']:,} of them in the training posts"
     return [
         Told(task["title"], note=f"{task['metric']}; {_direction(task)}; {items}"),
-        *(_estimate(task["scores"][model], "") for model in models),
+        *(_estimate(task["scores"][model], "") if model in task["scores"] else Told("not asked") for model in models),
         _estimate(change, "+"),
         Told(_outcome(task), note=f"{_p_value(change['p_value'])}, {change['test']}"),
     ]
