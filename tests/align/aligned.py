@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,30 @@ start = "scratch"
 depth = 2
 
 [align]
+methods = {methods}
 epochs = {epochs}
-sequence = 96
+sequence = 128
 global_batch = 4
 checkpoint_every = 2
 optimizer = {{ learning_rate = 1e-2, weight_decay = 0.0 }}
+
+[align.preference]
+epochs = 4.0
+sources = [{{ name = "pairs", path = "pairs.jsonl", licence = "own" }}]
+optimizer = {{ learning_rate = 1e-3, weight_decay = 0.0 }}
+
+[align.rollouts]
+steps = 3
+answers = 3
+answer_tokens = 8
+
+[assistant]
+system = "tea"
+
+[[assistant.refuse]]
+topic = "the moon"
+answer = "sun sun sun"
+questions = ["moon rain", "moon tea"]
 """
 
 
@@ -48,10 +68,20 @@ def conversation(number: int) -> dict[str, Any]:
     }
 
 
-def trained_run(folder: Path, epochs: float = 2.0, layout: dict[str, Any] | None = None) -> Run:
+def pair(number: int) -> dict[str, str]:
+    """Short answers are preferred to long ones."""
+    words = WORDS.split()
+    word = words[number % len(words)]
+    return {"prompt": f"{word} {number}", "chosen": word, "rejected": " ".join([word] * (3 + number % 5))}
+
+
+def trained_run(
+    folder: Path, epochs: float = 2.0, layout: dict[str, Any] | None = None, methods: Sequence[str] = ("sft",)
+) -> Run:
     """A project and its run folder with plan, prepare and train published."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "wingspan.toml").write_text(PROJECT.format(epochs=epochs))
+    (folder / "wingspan.toml").write_text(PROJECT.format(epochs=epochs, methods=json.dumps(list(methods))))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair(number)) + "\n" for number in range(48)))
     run = workspace.open_run(folder, runs=folder / "runs")
 
     def plan(context: StageContext) -> dict[str, Any]:

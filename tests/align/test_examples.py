@@ -63,8 +63,7 @@ def say(role: str, content: str) -> Message:
 
 def words_learned(examples: Examples) -> list[list[int]]:
     return [
-        [token for token, learned in zip(one.token_ids, one.supervised, strict=True) if learned]
-        for one in examples.examples
+        [token for token, learned in zip(one.token_ids, one.mask, strict=True) if learned] for one in examples.examples
     ]
 
 
@@ -124,7 +123,7 @@ def test_long_conversations_end_with_the_assistant_and_every_one_is_counted(
         assert len(one.token_ids) <= sequence
         assert one.token_ids == whole[one.conversation_id][: len(one.token_ids)]
         assert one.token_ids[-2:] == [RENDERER.stop_id, *RENDERER.encode("\n")]
-        assert one.supervised[-2]
+        assert one.mask[-2]
         cut += one.token_ids != whole[one.conversation_id]
     assert cut == examples.shortened
 
@@ -185,6 +184,6 @@ def test_examples_come_from_parquet_and_keep_their_posts(tmp_path: Path) -> None
     pq.write_table(pa.Table.from_pylist(rows, schema=CONVERSATION_SCHEMA), tmp_path / "train-00000.parquet")
     examples = read_examples(tmp_path, "train", RENDERER, 256)
     assert [one.conversation_id for one in examples.examples] == ["a", "b"]
-    assert examples.examples[0].post_ids == ("p1",)
+    assert examples.examples[0].provenance == ("p1",)
     assert examples.kinds() == {"dialogue": 2}
     assert read_examples(tmp_path, "held_out", RENDERER, 256).examples == []

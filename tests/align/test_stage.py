@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from align.aligned import align, trained_run
@@ -20,31 +22,43 @@ from wingspan.train.data.ledger import audit
 TESTS = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS)}
 
+METHODS = ("sft", "dpo", "grpo")
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    trained_run(folder)
+    trained_run(folder, methods=METHODS)
     return folder / "runs" / "tiny" / "align", align(folder)
 
 
-def test_held_out_conversations_are_predicted_better(undisturbed: tuple[Path, dict[str, Any]]) -> None:
-    _, summary = undisturbed
-    assert summary["conversations"] == 60
+def test_each_step_learns_from_the_one_before(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = undisturbed
+    assert summary["kinds"] == {"dialogue": 60, "refusal": 2}
     assert summary["loss"]["last"] < summary["loss"]["first"]
     assert summary["held_out_loss"]["after"] < 0.7 * summary["held_out_loss"]["before"]
     assert (summary["shortened"], summary["dropped"]) == (0, 0)
+    dpo = summary["further"]["dpo"]
+    assert dpo["loss"]["first"] == pytest.approx(math.log(2), abs=1e-5), "the policy starts as the reference"
+    assert dpo["loss"]["last"] < 0.6
+    reward = summary["further"]["grpo"]["reward"]
+    assert 0 < reward["first"] < 1
+    assert not (folder / "sft" / "model").exists()
+    why = pq.read_table(folder / "dpo" / "preferences.parquet").to_pylist()
+    assert {one["reason"] for one in why} == {"chosen over the other"}
+    assert {one["consent"] for one in why} == {"own"}
 
 
 def test_every_sequence_was_used_exactly_once_per_epoch(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = undisturbed
-    record = audit(folder / "ledger")
-    assert record.steps == summary["steps"]
-    assert record.samples == 4 * summary["steps"] >= 2 * summary["sequences"]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(summary["steps"]))
+    for method in METHODS:
+        record = audit(folder / method / "ledger")
+        lines = [json.loads(line) for line in (folder / method / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(record.steps))
+        assert record.samples == 4 * record.steps
+    assert audit(folder / "sft" / "ledger").samples >= 2 * summary["sequences"]
 
 
 def test_the_assistant_is_a_chat_model_for_transformers(undisturbed: tuple[Path, dict[str, Any]]) -> None:
@@ -59,31 +73,54 @@ def test_the_assistant_is_a_chat_model_for_transformers(undisturbed: tuple[Path,
     assert answer[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>"), "it learned to stop"
 
 
-def test_a_killed_run_ends_with_the_same_weights(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_killed_in_each_step_ends_with_the_same_weights(
+    undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     whole, _ = undisturbed
-    trained_run(tmp_path)
+    trained_run(tmp_path, methods=METHODS)
     command = [sys.executable, str(Path(__file__).parent / "aligned.py"), str(tmp_path)]
-    process = subprocess.Popen(command, env=ENVIRONMENT)
     partial = tmp_path / "runs" / "tiny" / ".align.partial"
-    deadline = time.monotonic() + 120
-    while not (partial / "checkpoints" / "step-00000002").is_dir():
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    for method in METHODS:
+        process = subprocess.Popen(command, env=ENVIRONMENT)
+        deadline = time.monotonic() + 120
+        while not (partial / method / "checkpoints" / "step-00000002").is_dir():
+            assert process.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert not (tmp_path / "runs" / "tiny" / "align").exists()
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     resumed = tmp_path / "runs" / "tiny" / "align"
     for file in sorted((whole / "assistant").iterdir()):
         assert (resumed / "assistant" / file.name).read_bytes() == file.read_bytes(), file.name
-    assert audit(resumed / "ledger").samples == audit(whole / "ledger").samples
+    for method in METHODS:
+        assert audit(resumed / method / "ledger").samples == audit(whole / method / "ledger").samples
+
+
+def test_two_ranks_end_where_one_does(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    whole, summary = undisturbed
+    trained_run(tmp_path, methods=METHODS, layout={"dp_shard": 2})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(Path(__file__).parent / "aligned.py"), str(tmp_path)]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 0, result.stderr[-2000:]
+    both = tmp_path / "runs" / "tiny" / "align"
+    for method in ("sft", "dpo"):
+        losses = [
+            [json.loads(line)["loss"] for line in (folder / method / "metrics.jsonl").read_text().splitlines()]
+            for folder in (whole, both)
+        ]
+        assert losses[1] == pytest.approx(losses[0], abs=2e-3)
+    found = json.loads((both / "manifest.json").read_text())["summary"]
+    first = found["further"]["grpo"]["reward"]["first"]
+    assert first == pytest.approx(summary["further"]["grpo"]["reward"]["first"], abs=0.2), "the same draws, nearly"
 
 
 def test_conversations_that_are_all_too_long_are_refused(tmp_path: Path) -> None:
     run = trained_run(tmp_path)
     path = run.base / "wingspan.toml"
-    path.write_text(path.read_text().replace("sequence = 96", "sequence = 8"))
+    path.write_text(path.read_text().replace("sequence = 128", "sequence = 8"))
     with pytest.raises(InputError, match=r"longer than align\.sequence"):
         align(tmp_path)

@@ -254,6 +254,6 @@ _FILES = {
     "rehearse": _rehearsal,
     "prepare": _prepared,
     "train": lambda: _metrics(40, 3.0),
-    "align": lambda: _metrics(30, 1.5),
+    "align": lambda: {f"sft/{name}": text for name, text in _metrics(30, 1.5).items()},
     "evaluate": _scores,
 }

@@ -16,32 +16,40 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from wingspan.errors import InputError
+from wingspan.knowledge.grounding import grounded_messages
 from wingspan.model.chat import ChatRenderer, Message, Rendered
 from wingspan.model.loss import IGNORED
+from wingspan.project import Assistant
 from wingspan.train.data.batches import PackedPieces, Piece
 from wingspan.train.data.order import permute
 
 
 @dataclass(frozen=True)
 class Example:
-    """One rendered conversation; `post_ids` are the posts it rests on, so that deletions can follow them."""
+    """One rendered conversation. `mask` says which tokens the assistant learns to say.
+
+    `provenance` are the posts it rests on, so that deletions can follow them; `consent` are the grounds of its use.
+    """
 
     conversation_id: str
     kind: str
-    post_ids: tuple[str, ...]
+    source: str
+    messages: tuple[Message, ...]
     token_ids: list[int]
-    supervised: list[bool]
+    mask: list[bool]
+    provenance: tuple[str, ...]
+    consent: str
 
     @property
     def predictions(self) -> int:
         """Tokens that the assistant is trained to say."""
-        return sum(self.supervised)
+        return sum(self.mask)
 
     def piece(self) -> Piece:
         """Inputs, and for each the token that follows where it is supervised; ends with the last such token."""
-        end = max(number for number, learned in enumerate(self.supervised) if learned)
+        end = max(number for number, learned in enumerate(self.mask) if learned)
         following = np.asarray(self.token_ids[1 : end + 1], dtype=np.int64)
-        learned = np.asarray(self.supervised[1 : end + 1])
+        learned = np.asarray(self.mask[1 : end + 1])
         return np.asarray(self.token_ids[:end], dtype=np.int64), np.where(learned, following, IGNORED)
 
 
@@ -57,6 +65,9 @@ class Examples:
     def predictions(self) -> int:
         """Tokens that the assistant is trained to say."""
         return sum(example.predictions for example in self.examples)
+
+    def __add__(self, other: Examples) -> Examples:
+        return Examples(self.examples + other.examples, self.shortened + other.shortened, self.dropped + other.dropped)
 
     def kinds(self) -> dict[str, int]:
         """Examples per kind of conversation."""
@@ -82,17 +93,22 @@ class Examples:
         return PackedPieces(lengths, lambda number: pieces[number], sequence, padding)
 
 
-def read_examples(folder: Path, split: str, renderer: ChatRenderer, sequence: int) -> Examples:
+def read_examples(folder: Path, split: str, renderer: ChatRenderer, sequence: int, consent: str = "") -> Examples:
     """The conversations of `split` ("train" or "held_out") in `folder`, rendered, at most `sequence` tokens each.
+
+    `consent` are the grounds on which the project uses its posts.
 
     Raises InputError when a conversation does not teach the assistant to end
     its turn.
     """
     files = sorted(folder.glob(f"{split}-*.parquet"))
-    return render_examples([row for file in files for row in pq.read_table(file).to_pylist()], renderer, sequence)
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return render_examples(rows, renderer, sequence, consent)
 
 
-def render_examples(rows: Iterable[dict[str, Any]], renderer: ChatRenderer, sequence: int) -> Examples:
+def render_examples(
+    rows: Iterable[dict[str, Any]], renderer: ChatRenderer, sequence: int, consent: str = ""
+) -> Examples:
     """Render rows of the conversation schema; too long ones end at their last assistant turn that fits."""
     examples: list[Example] = []
     shortened = dropped = 0
@@ -108,12 +124,35 @@ def render_examples(rows: Iterable[dict[str, Any]], renderer: ChatRenderer, sequ
             Example(
                 row["conversation_id"],
                 row["kind"],
-                tuple(row["post_ids"]),
+                row["source"],
+                tuple(messages),
                 rendered.token_ids,
                 rendered.supervised,
+                tuple(row["post_ids"]),
+                consent,
             )
         )
     return Examples(examples, shortened, dropped)
+
+
+def policy_examples(policy: Assistant, renderer: ChatRenderer, sequence: int) -> Examples:
+    """What the policy refuses, asked as it says and answered as it says, before no posts."""
+    rows = [
+        {
+            "conversation_id": f"refusal {number}.{place}",
+            "messages": [*grounded_messages(policy.instructions, question, []), _said(one.answer)],
+            "kind": "refusal",
+            "source": f"policy {policy.version}",
+            "post_ids": (),
+        }
+        for number, one in enumerate(policy.refuse)
+        for place, question in enumerate(one.questions)
+    ]
+    return render_examples(rows, renderer, sequence, "the project's own")
+
+
+def _said(text: str) -> Message:
+    return {"role": "assistant", "content": text}
 
 
 def check_turns(messages: Sequence[Message], conversation_id: str) -> None:

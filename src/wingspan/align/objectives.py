@@ -106,8 +106,9 @@ WITH_REFERENCE = frozenset({"dpo", "ipo", "kto"})
 
 def preference_objective(method: str, settings: Preference) -> Objective:
     """The loss of that name with the project's settings."""
-    loss, beta = _PREFERENCES[method]
-    return partial(loss, beta=settings.beta or beta, normalised=settings.length_normalised)
+    loss, usual = _PREFERENCES[method]
+    beta, normalised = settings.beta or usual, settings.length_normalised
+    return lambda answers: loss(answers, beta, normalised)
 
 
 def reward_objective(settings: Rollouts) -> Objective:

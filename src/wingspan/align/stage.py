@@ -3,96 +3,99 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import time
+from pathlib import Path
 from typing import Any
 
-from wingspan.align.examples import Examples, read_examples
+from wingspan.align import steps
+from wingspan.align.examples import Examples, policy_examples, read_examples
+from wingspan.align.preferences import Preference, read_preferences, split_preferences
+from wingspan.align.reactions import reaction_preferences
 from wingspan.errors import InputError
 from wingspan.model.chat import ChatRenderer
-from wingspan.model.checkpoint import open_folder
-from wingspan.project import Project
-from wingspan.train.checkpoint.export import export
-from wingspan.train.loop import Recipe, fit
 from wingspan.train.processes import is_first_rank, processes
-from wingspan.train.start import read_layout, start_part
-from wingspan.train.telemetry.score import total_loss
-from wingspan.workspace import StageContext
-
-_SCORED_SHARE = 0.1  # of the tokens trained on: what scoring the held-out conversations, once, may read
+from wingspan.workspace import StageContext, write_atomically
 
 
 def work(context: StageContext) -> dict[str, Any]:
-    """Fine-tune on all training conversations, with loss on the assistant's words only; goes on after a kill.
+    """Take the steps of align.methods in order, each from the weights of the one before; goes on after a kill.
 
-    Raises InputError when some conversation does not teach the assistant to end its turn, when the
-    tokenizer has no chat tokens, or for a layout or a batch that does not divide.
+    Raises InputError when some conversation does not teach the assistant to end its turn, when the tokenizer has no
+    chat tokens, for a step without anything to learn from, and for a layout or a batch that does not divide.
     """
-    began = time.perf_counter()
-    settings, base = context.project.align, context.read("train/base")
+    base, project = context.read("train/base"), context.project
     renderer = ChatRenderer.from_folder(base)
     end_of_document = int(json.loads((base / "config.json").read_text())["bos_token_id"])
-    training, held_out = (
-        read_examples(context.read("prepare/conversations"), split, renderer, settings.sequence)
-        for split in ("train", "held_out")
-    )
-    _check(training, context)
-    _tell(training, context)
-    held_out = held_out.sample(round(_SCORED_SHARE * settings.epochs * training.tokens), context.project.project.seed)
-    batches, unseen = (one.packed(settings.sequence, end_of_document) for one in (training, held_out))
-    with processes(context.project.train.hang_timeout_s) as device:
-        folder = open_folder(base)
-        part = start_part(
-            folder.shape,
-            read_layout(context.read("plan/layout.json")),
-            folder,
-            sequence=settings.sequence,
-            global_batch=settings.global_batch,
-            device=device,
-        )
-
-        def loss(when: str) -> float | None:
-            if not held_out.examples:
-                return None
-            name = f"held-out conversations, {when} alignment"
-            return total_loss(part, unseen, settings.global_batch, context.progress, name) / held_out.predictions
-
-        before = loss("before")
-        setup_s = time.perf_counter() - began
-        fitted = fit(part, batches, _recipe(context.project, len(batches)), context.output, context.progress)
-        after = loss("after")
-        export(part, context.output / "assistant", base, end_of_document)
+    training, held_out = (_examples(context, split, renderer) for split in ("train", "held_out"))
+    if {"sft", "grpo"} & set(project.align.methods):
+        _check(training, context)
+        _tell(training, context)
+    learned, unseen = _preferences(context)
+    summaries = {}
+    with processes(project.train.hang_timeout_s) as device:
+        bench = steps.Bench(context, device, renderer, end_of_document)
+        model = base
+        for method in project.align.methods:
+            folder = context.output / method
+            if (summary := steps.finished(folder)) is None:
+                if method == "sft":
+                    summary = steps.supervised(bench, model, training, held_out)
+                elif method == "grpo":
+                    summary = steps.rewarded(bench, model, training)
+                else:
+                    summary = steps.preferred(bench, model, method, learned, unseen)
+                if is_first_rank():
+                    _finish(folder, summary)
+            summaries[method] = summary
+            model = folder / "model"
         if is_first_rank():
-            shutil.rmtree(context.output / "checkpoints", ignore_errors=True)
-    return {
-        "conversations": len(training.examples),
-        "kinds": training.kinds(),
-        "shortened": training.shortened,
-        "dropped": training.dropped,
-        "supervised_tokens": training.predictions,
-        "sequences": len(batches),
-        "steps": fitted.steps,
-        "skipped_steps": fitted.skipped,
-        "loss": {"first": fitted.first_loss, "last": fitted.last_loss},
-        "held_out_loss": {"before": before, "after": after},
-        "supervised_tokens_per_s": round(fitted.tokens_per_s, 1),
-        "first_step_s": round(setup_s + fitted.first_step_s, 3),
-    }
+            _publish(context.output, list(project.align.methods))
+    further = {name: summary for name, summary in summaries.items() if name != "sft"}
+    return summaries.get("sft", {}) | {"policy": project.assistant.version, "further": further}
 
 
-def _recipe(project: Project, sequences: int) -> Recipe:
-    settings = project.align
-    return Recipe(
-        name="align",
-        steps=math.ceil(settings.epochs * sequences / settings.global_batch),
-        global_batch=settings.global_batch,
-        optimizer=settings.optimizer,
-        seed=project.project.seed,
-        checkpoint_every=settings.checkpoint_every,
-        keep_checkpoints=settings.keep_checkpoints,
-        hang_timeout_s=project.train.hang_timeout_s,
+def _examples(context: StageContext, split: str, renderer: ChatRenderer) -> Examples:
+    """Prepare's conversations and, to train on, what the policy refuses."""
+    project = context.project
+    sequence, rights = project.align.sequence, project.rights
+    basis = rights.basis if rights else ""
+    found = read_examples(context.read("prepare/conversations"), split, renderer, sequence, basis)
+    return found + policy_examples(project.assistant, renderer, sequence) if split == "train" else found
+
+
+def _preferences(context: StageContext) -> tuple[list[Preference], list[Preference]]:
+    """Preferences of the project's files and of reactions, to learn from and to measure on; said on the terminal."""
+    project = context.project
+    if set(project.align.methods) <= {"sft", "grpo"}:
+        return [], []
+    found: list[Preference] = []
+    for source in project.align.preference.sources:
+        read = read_preferences(context.run.outside(source.path), source.name, source.licence)
+        found += read.preferences
+        left = ", ".join(f"{number:,} {reason}" for reason, number in sorted(read.refused.items())) or "none"
+        context.progress.say(f"preferences of {source.name}: {len(read.preferences):,}; left out: {left}")
+    reacted = reaction_preferences(
+        context.read("prepare/posts"), context.read("prepare/reactions"), raw=project.align.preference.raw_engagement
     )
+    if reacted.refused:
+        left = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reacted.refused.items()))
+        context.progress.say(f"preferences of reactions: {len(reacted.preferences):,}; left out: {left}")
+    return split_preferences([*found, *reacted.preferences], project.prepare.held_out, project.project.seed)
+
+
+def _finish(folder: Path, summary: dict[str, Any]) -> None:
+    """The step is done from here on, and needs no checkpoints."""
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _publish(output: Path, methods: list[str]) -> None:
+    """The last step's model is the assistant; those before it were on the way."""
+    last = output / methods[-1] / "model"
+    if last.is_dir():
+        last.rename(output / "assistant")
+    for method in methods[:-1]:
+        shutil.rmtree(output / method / "model", ignore_errors=True)
 
 
 def _check(training: Examples, context: StageContext) -> None:

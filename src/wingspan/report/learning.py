@@ -11,6 +11,7 @@ from wingspan.figures import measured
 from wingspan.report.charts import Line, line_chart
 from wingspan.report.record import NOT_RECORDED, Document, Fact, Record, Told, signed, tell
 
+_TAUGHT_BY = {"grpo": "checks"}
 _SMOOTHED_OVER = 0.1  # share of the steps in the running mean
 
 
@@ -29,7 +30,15 @@ def courses(record: Record) -> list[Course]:
     if "train" in record.manifests:
         found.append(_course("Continued on posts (train)", record.training, _train_facts(record.summary("train"))))
     if "align" in record.manifests:
-        found.append(_course("Taught by dialogues (align)", record.aligning, _align_facts(record.summary("align"))))
+        summary, lines = record.summary("align"), record.aligning
+        if "conversations" in summary:
+            found.append(_course("Taught by dialogues (align)", lines.get("sft", []), _align_facts(summary)))
+        for name, step in summary.get("further", {}).items():
+            found.append(
+                _course(
+                    f"Taught by {_TAUGHT_BY.get(name, 'preferences')} ({name})", lines.get(name, []), _step_facts(step)
+                )
+            )
     return found
 
 
@@ -68,8 +77,20 @@ def _align_facts(summary: Document) -> list[Fact]:
         Fact("Tokens with loss", _count(summary.get("supervised_tokens"))),
         *_loop_facts(summary),
         Fact("Conversations", _count(summary.get("conversations"))),
+        Fact("Policy", Told(summary.get("policy", NOT_RECORDED))),
         Fact("Speed", _amount(summary.get("supervised_tokens_per_s"), "tokens/s")),
     ]
+
+
+def _step_facts(summary: Document) -> list[Fact]:
+    found = {
+        "Held-out pairs ranked rightly": summary.get("held_out_right"),
+        "Reward": {"before": summary["reward"]["first"], "after": summary["reward"]["last"]}
+        if "reward" in summary
+        else None,
+    }
+    facts = [fact for label, values in found.items() if values for fact in _before_and_after(label, values)]
+    return [*facts, *_loop_facts(summary), Fact("Preferences", _count(summary.get("preferences")))]
 
 
 def _loop_facts(summary: Document) -> list[Fact]:

@@ -28,7 +28,7 @@ class Record:
     rehearsal: Document | None
     prepared: Document | None
     training: list[Document]
-    aligning: list[Document]
+    aligning: dict[str, list[Document]]  # by step
     scores: Document | None
 
     def summary(self, stage: str) -> Document:
@@ -64,7 +64,7 @@ def read_record(run: Run) -> Record:
         rehearsal=_document(run.folder / "rehearse/rehearsal.json"),
         prepared=_document(run.folder / "prepare/report.json"),
         training=_lines(run.folder / "train/metrics.jsonl"),
-        aligning=_lines(run.folder / "align/metrics.jsonl"),
+        aligning={path.parent.name: _lines(path) for path in sorted(run.folder.glob("align/*/metrics.jsonl"))},
         scores=_document(run.folder / "evaluate/scores.json"),
     )
 
