@@ -112,17 +112,13 @@ def prepared_run(
     optimizer: str = "adamw",
     start: str = "scratch",
     vocab: int = 300,
+    more: str = "",
 ) -> Run:
     """A project and its run folder with plan and prepare published."""
     folder.mkdir(parents=True, exist_ok=True)
     project = folder / "wingspan.toml"
-    project.write_text(PROJECT.format(tokens=tokens, model=model, optimizer=optimizer, start=start, vocab=vocab))
+    project.write_text(PROJECT.format(tokens=tokens, model=model, optimizer=optimizer, start=start, vocab=vocab) + more)
     run = workspace.open_run(folder, runs=folder / "runs")
-
-    def plan(context: StageContext) -> dict[str, Any]:
-        chosen = {"precision": "fp32", "micro_batch": 4} | (layout or {})
-        (context.output / "layout.json").write_text(json.dumps({"layout": chosen, "source": "given"}))
-        return {}
 
     def prepare(context: StageContext) -> dict[str, Any]:
         tokenizer = make_tokenizer()
@@ -132,11 +128,26 @@ def prepared_run(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END})
         )
         write_tokens(context.output / "tokens", tokenizer, {"train": posts(300, 1), "held_out": posts(40, 2)})
+        names = [f"held_out{number % 2}-{number // 2}" for number in range(40)]
+        whose = {"source": ["tern" if number % 3 else "gull" for number in range(40)], "lang": ["en"] * 40}
+        (context.output / "posts").mkdir()
+        pq.write_table(pa.table({"post_id": names, **whose}), context.output / "posts/held_out-00000.parquet")
         return {}
 
-    for name, work in (("plan", plan), ("prepare", prepare)):
-        run_stage(run, StageSpec(name, "", (), (), ""), work, SilentProgress())
+    arrange(run, layout or {})
+    run_stage(run, StageSpec("prepare", "", (), (), ""), prepare, SilentProgress())
     return run
+
+
+def arrange(run: Run, layout: dict[str, Any]) -> None:
+    """Publish a plan with this layout, instead of the one before."""
+
+    def plan(context: StageContext) -> dict[str, Any]:
+        chosen = {"precision": "fp32", "micro_batch": 4} | layout
+        (context.output / "layout.json").write_text(json.dumps({"layout": chosen, "source": "given"}))
+        return {}
+
+    run_stage(run, StageSpec("plan", "", (), (), ""), plan, SilentProgress(), force=True)
 
 
 def train(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from functools import partial
 from typing import Any
 
 from wingspan.errors import InputError
@@ -17,13 +18,14 @@ from wingspan.train.data.batches import TokenSplit, open_split
 from wingspan.train.loop import Recipe, fit
 from wingspan.train.processes import is_first_rank, processes
 from wingspan.train.start import read_layout, start_part
+from wingspan.train.telemetry.evaluation import HeldOut, groups_of
 from wingspan.train.telemetry.machines import read_machines
 from wingspan.train.telemetry.record import Telemetry
 from wingspan.train.telemetry.score import bits_per_byte
 from wingspan.workspace import StageContext
 
 _TOKENS_PER_PARAMETER = 20  # of the active ones: compute-optimal (Hoffmann et al. 2022)
-_SCORED_SHARE = 0.1  # of the token budget: what scoring the held-out posts, once, may read
+_SCORED_SHARE = 0.1  # of the tokens trained on: what scoring held-out posts may read
 
 
 def work(context: StageContext) -> dict[str, Any]:
@@ -53,7 +55,8 @@ def work(context: StageContext) -> dict[str, Any]:
             sequence=settings.sequence,
             global_batch=settings.global_batch,
             device=device,
-            compile_blocks=settings.compile,
+            compiled=settings.compile,
+            tuned_at=settings.optimizer.tuned_at,
         )
 
         def score(when: str) -> float | None:
@@ -61,6 +64,10 @@ def work(context: StageContext) -> dict[str, Any]:
             with telemetry.spent("evaluation"):
                 return bits_per_byte(part, scored, settings.sequence, settings.global_batch, context.progress, name)
 
+        if every := project.telemetry.evaluate_every:
+            tokens = round(_SCORED_SHARE * every * _tokens_per_step(settings))
+            sample = HeldOut(held_out, groups_of(context.read("prepare"), "held_out"), tokens, seed)
+            telemetry.evaluation = partial(sample.score, part, settings.sequence, settings.global_batch)
         before = score("before")
         setup_s = time.perf_counter() - began
         fitted = fit(part, posts.packed(settings.sequence), recipe, context.output, context.progress, telemetry)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as _functional_collectives
 from torch._C._distributed_c10d import ProcessGroup
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
@@ -49,6 +50,25 @@ def static_pipeline_shapes() -> Iterator[None]:
         schedules._PipelineSchedule._warmup_p2p = stock  # type: ignore[method-assign]
 
 
+@contextmanager
+def forward_only(schedule: Any) -> Iterator[None]:
+    """Inside, a schedule of several stages per rank runs forward passes alone.
+
+    The stock `eval` runs the other actions too and fails where two neighbouring stages lie on one rank.
+    """
+    whole = getattr(schedule, "pipeline_order_with_comms", None)
+    if whole is not None:
+        kinds = {schedules.FORWARD, schedules.SEND_F, schedules.RECV_F, schedules.UNSHARD, schedules.RESHARD}
+        schedule.pipeline_order_with_comms = {
+            rank: [action for action in actions if action.computation_type in kinds] for rank, actions in whole.items()
+        }
+    try:
+        yield
+    finally:
+        if whole is not None:
+            schedule.pipeline_order_with_comms = whole
+
+
 def hush_redistribution() -> None:
     """Silence the advice to flatten meshes: gathering a parameter for export is rare, its order does not matter."""
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -87,17 +107,23 @@ def around_sharding_propagation(context: Callable[[], AbstractContextManager[Non
 @contextmanager
 def around_waits(context: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Enter `context` wherever a rank waits for a collective: gloo copies some messages there, NCCL does not."""
-    wait = dist.Work.wait
+    wait, wait_tensor = dist.Work.wait, _functional_collectives.wait_tensor
 
     def waiting(work: dist.Work, *args: Any, **kwargs: Any) -> bool:
         with context():
             return wait(work, *args, **kwargs)
 
+    def waiting_tensor(tensor: torch.Tensor) -> torch.Tensor:
+        with nullcontext() if torch.compiler.is_compiling() else context():
+            waited: torch.Tensor = wait_tensor(tensor)  # type: ignore[no-untyped-call]
+            return waited
+
     dist.Work.wait = waiting  # type: ignore[method-assign, assignment]
+    _functional_collectives.wait_tensor = waiting_tensor
     try:
         yield
     finally:
-        dist.Work.wait = wait  # type: ignore[method-assign]
+        dist.Work.wait, _functional_collectives.wait_tensor = wait, wait_tensor  # type: ignore[method-assign]
 
 
 def group_of(func: Any, args: tuple[Any, ...]) -> str | None:

@@ -9,7 +9,7 @@ import torch
 
 from wingspan.progress import Progress
 from wingspan.train.data.batches import Batches, TokenSplit
-from wingspan.train.parallel.build import Part
+from wingspan.train.parallel.part import Part
 
 
 def bits_per_byte(
@@ -26,6 +26,7 @@ def total_loss(part: Part, batches: Batches, global_batch: int, progress: Progre
     """Sum of the cross-entropies, in nats, over all samples. Every rank calls this."""
     rows = global_batch // part.layout.data_parallel
     nats = torch.zeros((), dtype=torch.float64, device=part.device)
+    part.model.eval()  # no expert's load is counted
     with progress.task(name, len(batches), "sequences") as task:
         for first in range(0, len(batches), global_batch):
             mine = np.arange(first + part.data_rank * rows, first + (part.data_rank + 1) * rows)
@@ -34,4 +35,5 @@ def total_loss(part: Part, batches: Batches, global_batch: int, progress: Progre
                 batch = batch.padded(rows)
             nats += part.loss(batch.to(part.device))
             task.advance(min(global_batch, len(batches) - first))
+    part.model.train()
     return float(part.sum_over_data(nats).item())
