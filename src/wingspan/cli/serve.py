@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,6 +94,46 @@ def keys(
     listed = [_described(key, *kept.used_today(key.name)) for key in kept.all()]
     lines = ["  ".join(f"{name} {value}" for name, value in one.items() if value is not None) for one in listed]
     answer(json_, "\n".join(lines) or "no keys yet: make one with --add NAME", {"keys": listed})
+
+
+@command(app.serve, "ingest")
+def ingest(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source of [[prepare.posts]].")],
+    project: ProjectPath = Path("."),
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="FILE|URL", help="A file that grows, wss://JETSTREAM/subscribe, https://MASTODON."
+        ),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End when there is nothing new.")] = False,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Follow new posts and deletions: within seconds the assistant that is served can cite them, or no more.
+
+    Example: wingspan serve ingest network myproject --from wss://jetstream2.us-east.bsky.network/subscribe
+    """
+    from wingspan.console import notices, print_json
+    from wingspan.ingest.ingest import ingest as follow
+    from wingspan.workspace import find_run
+
+    run = find_run(project, overrides or (), runs)
+
+    def said(line: str) -> None:
+        notices.print(f"  {line}", style="dim", markup=False)
+
+    with suppress(KeyboardInterrupt):
+        for taken in follow(run, source, origin, os.environ.get("MASTODON_TOKEN"), said):
+            if json_ and taken.heard + taken.removed:
+                print_json(asdict(taken))
+            elif taken.heard + taken.removed:
+                refused = "".join(f", {number:,} {reason}" for reason, number in taken.refused.items())
+                said(f"{taken.heard:,} heard: {taken.added:,} added, {taken.removed:,} removed{refused}")
+            if once and not taken.heard:
+                return
 
 
 def _described(key: Key, requests: int, tokens: int) -> dict[str, object]:

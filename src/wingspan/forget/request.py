@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def forget(run: Run, lines: Iterable[str], pseudonym: Callable[[str], str], *, d
     if dry_run:
         with tempfile.TemporaryDirectory(dir=run.folder, prefix=".forget-") as draft:
             return _draft(run, Path(draft), Answer(requests, "", {}, models, {}), stones)
-    _clear(run, posts["post_id"].filter(stones.of_posts(posts["post_id"]).is_not_null()))
+    _clear(run, stones)
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with amendment(run) as draft:
         answer = _draft(run, draft, Answer(requests, at, {}, models, {}), stones)
@@ -92,12 +93,12 @@ def _posts(run: Run) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), *frames])
 
 
-def _clear(run: Run, post_ids: pl.Series) -> None:
+def _clear(run: Run, stones: Tombstones) -> None:
     """Take posts out of the search index, at once for a server that runs; delete what is made anew."""
     for file in (run.folder / "serve").glob("posts-*.sqlite"):
-        index = PostIndex(file)
-        index.remove(post_ids.to_list())
-        index.close()
+        with closing(PostIndex(file)) as index:
+            posts = pl.DataFrame(index.owners(), schema={"post_id": pl.String, "author_id": pl.String}, orient="row")
+            index.remove(posts.filter(stones.of(posts).is_not_null())["post_id"])
     for name in _DERIVED:
         path = run.folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

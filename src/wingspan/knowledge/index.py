@@ -1,7 +1,8 @@
 """The posts index: full text search in one SQLite file (or in memory), exact deletion.
 
-SQLite's FTS5 ranks by BM25 and answers in milliseconds over hundreds of thousands of posts. A removed
-post leaves no trace: its row is overwritten (`secure_delete`) and the full text segments are merged anew.
+SQLite's FTS5 ranks by BM25 and answers in milliseconds over hundreds of thousands of posts. Other processes may add
+and remove posts while a server reads (a write-ahead log). A removed post is found no more at once and leaves no trace
+after `tidy`: its row is overwritten (`secure_delete`), full text segments are merged anew, the log is emptied.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from wingspan.knowledge.words import content_words
 
 _SCHEMA = """
 create table if not exists posts (
-    row integer primary key, post_id text unique not null, author_id text, created_at integer, text text not null
+    row integer primary key, post_id text unique not null, author_id text, created_at integer, text text not null,
+    live integer not null default 0
 );
+create index if not exists authors on posts (author_id);
 create virtual table if not exists words using fts5 (
     text, content = 'posts', content_rowid = 'row', tokenize = 'porter unicode61 remove_diacritics 2'
 );
@@ -34,11 +37,14 @@ end;
 class PostIndex:
     """Posts by id and by words. One connection, used by one thread at a time."""
 
+    FORMAT = 2  # of the file
+
     def __init__(self, path: Path | None = None) -> None:
         """Open or make the index; None keeps it in memory. Raises WorkError when the file is damaged."""
         self._lock = threading.Lock()
         try:
             self._database = sqlite3.connect(path or ":memory:", check_same_thread=False)
+            self._database.execute("pragma journal_mode = wal")
             self._database.execute("pragma secure_delete = on")
             self._database.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
@@ -48,22 +54,42 @@ class PostIndex:
                 remedy="Delete it; it is made anew from the posts",
             ) from error
 
-    def add(self, posts: Iterable[SourcePost]) -> None:
-        """Add posts; one that is there already is replaced."""
-        rows = [(post.post_id, post.author_id, post.created_at, post.text) for post in posts]
+    def add(self, posts: Iterable[SourcePost], *, live: bool = False) -> None:
+        """Add posts; one that is there already is replaced. `live` ones came after prepare."""
+        rows = [(post.post_id, post.author_id, post.created_at, post.text, live) for post in posts]
         with self._lock, self._database:
             self._database.executemany("delete from posts where post_id = ?", [(row[0],) for row in rows])
             self._database.executemany(
-                "insert into posts (post_id, author_id, created_at, text) values (?, ?, ?, ?)", rows
+                "insert into posts (post_id, author_id, created_at, text, live) values (?, ?, ?, ?, ?)", rows
             )
 
-    def remove(self, post_ids: Iterable[str]) -> int:
-        """Remove posts for good; returns how many were there."""
+    def live_posts(self) -> list[SourcePost]:
+        """Posts that were added as `live`."""
+        with self._lock:
+            found = self._database.execute("select post_id, text, author_id, created_at from posts where live")
+            return [SourcePost(*row) for row in found]
+
+    def owners(self) -> list[tuple[str, str | None]]:
+        """Ids of all posts and of their authors."""
+        with self._lock:
+            return self._database.execute("select post_id, author_id from posts").fetchall()
+
+    def remove(self, post_ids: Iterable[str], authors: Iterable[str] = (), *, tidy: bool = True) -> int:
+        """Remove posts, and all posts of authors; returns how many were there. Their traces go with `tidy`."""
         with self._lock, self._database:
-            cursor = self._database.executemany("delete from posts where post_id = ?", [(one,) for one in post_ids])
-            if removed := cursor.rowcount:
-                self._database.execute("insert into words (words) values ('optimize')")
+            by_id = self._database.executemany("delete from posts where post_id = ?", [(one,) for one in post_ids])
+            by_author = self._database.executemany("delete from posts where author_id = ?", [(one,) for one in authors])
+            removed = max(0, by_id.rowcount) + max(0, by_author.rowcount)
+        if removed and tidy:
+            self.tidy()
         return removed
+
+    def tidy(self) -> None:
+        """Overwrite what removed posts left; takes time in proportion to the whole index."""
+        with self._lock:
+            with self._database:
+                self._database.execute("insert into words (words) values ('optimize')")
+            self._database.execute("pragma wal_checkpoint(truncate)")
 
     def get(self, post_id: str) -> SourcePost | None:
         """The post of that id."""

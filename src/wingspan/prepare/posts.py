@@ -118,7 +118,7 @@ def refuse(posts: pl.DataFrame, reason: str, condition: pl.Expr | pl.Series) -> 
 def prepare(
     settings: Prepare,
     seed: int,
-    tombstones: Path,
+    tombstones: Path | Tombstones,
     evaluation: Path | None,
     pseudonym: Callable[[str], str],
     records: pa.Table,
@@ -129,7 +129,7 @@ def prepare(
     POST_SCHEMA's columns, split, lang, refused, what `quality.judge` says, and `item`, the evaluation item it has.
     """
     posts = _posts(records).with_columns(refused=pl.lit(None, dtype=pl.String))
-    posts = bury(posts, _opened(tombstones))
+    posts = bury(posts, _opened(tombstones) if isinstance(tombstones, Path) else tombstones)
     posts = refuse(posts, "repost", pl.col("repost_of").is_not_null())
     posts = refuse(posts, "repeated id", _marked(posts.height, frame_of(repeats)["at"]))
     owners = posts.select(pl.coalesce("author_id", "post_id"))["author_id"]  # needs the platform's own ids

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def load_assistant(run: Run, say: Callable[[str], None]) -> Assistant:
         system=run.project.assistant.instructions,
         engine=_engine(run, folder, say),
         renderer=ChatRenderer.from_folder(folder),
-        index=_index(run, say),
+        index=load_index(run, say),
         retrieved_posts=settings.retrieved_posts,
         remembered_turns=settings.remembered_turns,
         max_tokens=settings.max_tokens,
@@ -71,8 +72,8 @@ def _engine(run: Run, folder: Path, say: Callable[[str], None]) -> Engine:
     return openvino_engine(file, shape, tokenizer)
 
 
-def _index(run: Run, say: Callable[[str], None]) -> PostIndex:
-    """The index of all prepared posts, trained on or held out."""
+def load_index(run: Run, say: Callable[[str], None]) -> PostIndex:
+    """The index of all prepared posts, trained on or held out, and of those that came since."""
 
     def build(target: Path) -> None:
         say("Indexing the posts, once")
@@ -81,15 +82,34 @@ def _index(run: Run, say: Callable[[str], None]) -> PostIndex:
         for file in sorted((run.folder / _POSTS).glob("*.parquet")):
             for batch in _posts(file):
                 index.add(batch)
+        index.add(_live_posts(run), live=True)
         index.close()
 
-    file = _derived(run, "posts", artefact_hash(run, _POSTS), ".sqlite", build)
+    key = f"{PostIndex.FORMAT}{artefact_hash(run, _POSTS)}"
+    file = _derived(run, "posts", key, ".sqlite", build)
     try:
         return PostIndex(file)
-    except WorkError as error:  # a damaged index is made anew: the posts are all it was made from
+    except WorkError as error:  # a damaged index is made anew: posts that came since come again from their sources
         say(f"{error.problem}; making it anew")
         file.unlink()
-        return PostIndex(_derived(run, "posts", artefact_hash(run, _POSTS), ".sqlite", build))
+        cursors_file(run).unlink(missing_ok=True)
+        return PostIndex(_derived(run, "posts", key, ".sqlite", build))
+
+
+def cursors_file(run: Run) -> Path:
+    """Where `wingspan serve ingest` keeps how far it has read each source, and what they said of authors."""
+    return run.folder / "serve" / "ingest.sqlite"
+
+
+def _live_posts(run: Run) -> list[SourcePost]:
+    """Posts that came since, from the index of an earlier prepare."""
+    found: list[SourcePost] = []
+    for file in (run.folder / "serve").glob(f"posts-{PostIndex.FORMAT}*.sqlite"):
+        with suppress(WorkError):
+            earlier = PostIndex(file)
+            found += earlier.live_posts()
+            earlier.close()
+    return found
 
 
 def _posts(file: Path) -> Iterator[list[SourcePost]]:

@@ -126,6 +126,10 @@ class Tombstones:
         """For each author, by platform id or pseudonym, the reason why nothing of theirs may be used, or null."""
         return self._look_up(AUTHOR, ids)
 
+    def of(self, posts: pl.DataFrame) -> pl.Series:
+        """For each post (columns post_id, author_id) the reason why it must not be used, or null."""
+        return pl.select(pl.coalesce(self.of_posts(posts["post_id"]), self.of_authors(posts["author_id"]))).to_series()
+
     def _look_up(self, kind: str, ids: pl.Series) -> pl.Series:
         reasons = pl.repeat(None, len(ids), dtype=pl.String, eager=True).alias(ids.name)
         digests = _digests(kind, ids.drop_nulls(), self.seed) if self.keys.size else self.keys
@@ -220,7 +224,7 @@ def deletions(posts: pl.DataFrame) -> pl.DataFrame:
 
 def bury(posts: pl.DataFrame, tombstones: Tombstones) -> pl.DataFrame:
     """`posts` with tombstoned ones refused, whatever source they are from; their words and links to them are gone."""
-    reason = pl.coalesce(tombstones.of_posts(posts["post_id"]), tombstones.of_authors(posts["author_id"]))
+    reason = tombstones.of(posts)
     return posts.with_columns(
         *(pl.when(tombstones.of_posts(posts[link]).is_null()).then(pl.col(link)) for link in LINKS),
         refused=pl.coalesce(reason, "refused"),
