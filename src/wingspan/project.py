@@ -286,7 +286,7 @@ class Train(Section):
     )
     local_checkpoint_every: int = Field(default=0, ge=0, description="steps; 0: never")
     log_every: Positive = Field(default=1, description="steps")
-    compile: bool = Field(default=False, description="torch.compile each block")
+    compile: bool = Field(default=False, description="torch.compile: all of it with its loss on one process, else each block")
     spike_deviations: NonNegativeFloat = Field(
         default=6.0, description="a step whose loss or gradient lies so far above the last 64 is left out; 0: none is"
     )

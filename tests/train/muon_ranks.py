@@ -25,7 +25,15 @@ DENSE = ModelShape("qwen3", 2, 36, 4, 2, 9, 50, 101, tie_embeddings=False)
 SPARSE = ModelShape("qwen3_moe", 2, 32, 4, 2, 8, 64, 101, False, experts=6, experts_per_token=2, expert_ffn=24)
 LAYOUTS = {
     "dense": (DENSE, [{"dp_shard": 4}, {"dp_replicate": 2, "dp_shard": 2}, {"dp_shard": 2, "tp": 2}]),
-    "sparse": (SPARSE, [{"dp_shard": 4}, {"dp_replicate": 4}, {"dp_replicate": 2, "dp_shard": 2}]),
+    "sparse": (
+        SPARSE,
+        [
+            {"dp_shard": 4},
+            {"dp_replicate": 2, "dp_shard": 2},
+            {"dp_shard": 4, "ep": 2},
+            {"dp_shard": 2, "tp": 2},
+        ],
+    ),
 }
 SETTINGS = Optimizer(name="muon", weight_decay=0.1)
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
 
+from wingspan.assets import cache_folder
 from wingspan.model.checkpoint import Folder
 from wingspan.model.shape import ModelShape
-from wingspan.project import Layout
-from wingspan.train.parallel.build import Part, build, initial_value, make_mesh, materialise
+from wingspan.project import Layout, TunedAt
+from wingspan.train.optimize.transfer import initial_scale
+from wingspan.train.parallel.build import build
 from wingspan.train.parallel.layouts import compute_precision, fit_layout
+from wingspan.train.parallel.mesh import make_mesh
+from wingspan.train.parallel.part import Part
+from wingspan.train.parallel.weights import initial_value, materialise
 from wingspan.train.processes import ranks
 
 
@@ -28,12 +34,15 @@ def start_part(
     sequence: int,
     global_batch: int,
     device: torch.device,
-    compile_blocks: bool = False,
+    compiled: bool = False,
+    tuned_at: TunedAt | None = None,
 ) -> Part:
     """This rank's part of a network with its first weights: those of a Hugging Face folder, or random by a seed.
 
     Raises InputError when the layout does not fit the model, the batch or the ranks that run.
     """
+    if compiled:  # the next run finds what this one compiles
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     fitting = fit_layout(layout, shape, sequence=sequence, global_batch=global_batch, ranks=ranks())
     part = build(
         shape,
@@ -43,10 +52,12 @@ def start_part(
         compute=compute_precision(fitting, device),
         device=device,
         mesh=make_mesh(fitting, device.type) if ranks() > 1 else None,
-        compile_blocks=compile_blocks,
+        compiled=compiled,
     )
     if isinstance(start, Folder):
         materialise(part, lambda name, size: start.tensor(name))
     else:
-        materialise(part, lambda name, size: initial_value(shape, start, name, size))
+        materialise(
+            part, lambda name, size: initial_value(shape, start, name, size) * initial_scale(name, shape, tuned_at)
+        )
     return part
