@@ -21,7 +21,8 @@ Doc = Mapping[str, Any]
 Group = Literal["platform", "general", "safety"]
 
 _DECLINES = re.compile(
-    r"\b(?:(?:do|does|did|can|could)(?:n['’]t| not)|cannot|not able to|unable to|no (?:information|mention|posts?))\b",
+    r"\b(?:(?:do|does|did|can|could)(?:n['’]t| not)|can(?:not|['’]t)|not able to|unable to|"
+    r"no (?:information|mention|posts?))\b",
     re.IGNORECASE,
 )
 
