@@ -15,3 +15,4 @@ peer() {
 }
 
 peer datatrove "datatrove==0.10.1" orjson nltk spacy "tokenizers>=0.20" "xxhash<4" ftfy regex
+peer trl "trl==1.16.0" "torch==2.13.0" "transformers==5.24.0"

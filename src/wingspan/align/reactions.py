@@ -66,6 +66,7 @@ def reaction_preferences(posts: Path, reactions: Path, *, raw: bool) -> Preferen
         return PreferencesRead([], Counter())
     shown = pl.concat([pl.read_parquet(file) for file in files]).sort("post_id")
     counts = pl.concat([pl.read_parquet(file) for file in known]) if known else _raw(shown)
+    counts = counts.rename({"author_id": "reader_id"})
     replies = _replies(shown, counts)
     parents = dict(shown.select("post_id", "text").iter_rows())
     found: list[Preference] = []
@@ -93,7 +94,7 @@ def _raw(posts: pl.DataFrame) -> pl.DataFrame:
     counted = posts.select("post_id", *(pl.col(name).alias(signal) for name, signal in names.items()))
     counted = counted.with_columns(pl.lit(10 * _LEAST_IMPRESSIONS).alias(IMPRESSION))
     long = counted.unpivot(index="post_id", variable_name="signal", value_name="count").drop_nulls()
-    return long.with_columns(pl.col("count").cast(pl.Float64), reader_id=pl.lit(None, dtype=pl.String))
+    return long.with_columns(pl.col("count").cast(pl.Float64), author_id=pl.lit(None, dtype=pl.String))
 
 
 def _replies(posts: pl.DataFrame, reactions: pl.DataFrame) -> dict[str, list[_Reply]]:
@@ -103,7 +104,7 @@ def _replies(posts: pl.DataFrame, reactions: pl.DataFrame) -> dict[str, list[_Re
     given = _guarded(reactions, posts).join(weights, on="signal")
     totals = given.group_by("post_id").agg(
         weighed=(pl.col("count") * pl.col("weight")).sum(),
-        spread=(pl.col("count") * pl.col("weight") ** 2).sum(),  # counts vary as Poisson's do
+        spread=(pl.col("square") * pl.col("weight") ** 2).sum(),
         against=pl.col("count").filter(pl.col("weight") < 0).sum() / pl.col("count").sum(),
     )
     impressions = reactions.filter(signal=IMPRESSION).group_by("post_id").agg(impressions=pl.col("count").sum())
@@ -134,14 +135,17 @@ def _replies(posts: pl.DataFrame, reactions: pl.DataFrame) -> dict[str, list[_Re
 
 
 def _guarded(reactions: pl.DataFrame, posts: pl.DataFrame) -> pl.DataFrame:
-    """Reactions without those of machines; a reader counts once a post and kind, and little on one author's posts."""
+    """Reactions without those of machines; a reader counts once a post and kind, and little on one author's posts.
+
+    `square` is the variance of `count`: counts vary as Poisson's do, a known reader reacts or does not.
+    """
     told = reactions.filter(pl.col("signal") != IMPRESSION)
-    unknown = told.filter(pl.col("reader_id").is_null()).select("post_id", "signal", "count")
+    unknown = told.filter(pl.col("reader_id").is_null()).select("post_id", "signal", "count", square="count")
     readers = told.drop_nulls("reader_id").unique(["reader_id", "post_id", "signal"], maintain_order=True)
     readers = readers.filter(pl.len().over("reader_id") <= _BUSY_READER)
     of_author = readers.join(posts.select("post_id", "author_id"), on="post_id")
-    share = _PER_READER / pl.len().over("reader_id", "author_id", "signal")
-    return pl.concat([unknown, of_author.select("post_id", "signal", count=share.clip(upper_bound=1.0))])
+    share = (_PER_READER / pl.len().over("reader_id", "author_id", "signal")).clip(upper_bound=1.0)
+    return pl.concat([unknown, of_author.select("post_id", "signal", count=share, square=share**2)])
 
 
 def _without_length(replies: pl.DataFrame) -> NDArray[Any]:

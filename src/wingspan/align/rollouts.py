@@ -23,7 +23,7 @@ from wingspan.model.network import Decoder
 from wingspan.project import Rollouts
 from wingspan.train.data.ledger import JsonLines
 from wingspan.train.data.order import Indices
-from wingspan.train.parallel.build import Part
+from wingspan.train.parallel.part import Part
 from wingspan.train.processes import is_first_rank
 
 _POST = re.compile(r"^\[(\d+)\] (.*)$", re.MULTILINE)

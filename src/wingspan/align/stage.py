@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from wingspan.align.reactions import reaction_preferences
 from wingspan.errors import InputError
 from wingspan.model.chat import ChatRenderer
 from wingspan.train.processes import is_first_rank, processes
+from wingspan.train.telemetry.machines import Machines, read_machines
+from wingspan.train.telemetry.record import Telemetry
 from wingspan.workspace import StageContext, write_atomically
 
 
@@ -32,8 +35,11 @@ def work(context: StageContext) -> dict[str, Any]:
         _tell(training, context)
     learned, unseen = _preferences(context)
     summaries = {}
-    with processes(project.train.hang_timeout_s) as device:
-        bench = steps.Bench(context, device, renderer, end_of_document)
+    with (
+        Telemetry(context.output, _machines(context), project.telemetry) as telemetry,
+        processes(project.train.hang_timeout_s) as device,
+    ):
+        bench = steps.Bench(context, device, renderer, end_of_document, telemetry)
         model = base
         for method in project.align.methods:
             folder = context.output / method
@@ -52,6 +58,11 @@ def work(context: StageContext) -> dict[str, Any]:
             _publish(context.output, list(project.align.methods))
     further = {name: summary for name, summary in summaries.items() if name != "sft"}
     return summaries.get("sft", {}) | {"policy": project.assistant.version, "further": further}
+
+
+def _machines(context: StageContext) -> Machines:
+    """Those of plan, whose work per token is that of training's longer sequences."""
+    return replace(read_machines(context.read("plan/plan.json"), context.project.fleet), flops_per_token=None)
 
 
 def _examples(context: StageContext, split: str, renderer: ChatRenderer) -> Examples:

@@ -24,10 +24,10 @@ from wingspan.model.checkpoint import open_folder
 from wingspan.project import Align, Optimizer
 from wingspan.train.checkpoint.export import export
 from wingspan.train.loop import Recipe, fit
-from wingspan.train.parallel.build import Part
+from wingspan.train.parallel.part import Part
 from wingspan.train.processes import is_first_rank
 from wingspan.train.start import read_layout, start_part
-from wingspan.train.telemetry.record import Fitted
+from wingspan.train.telemetry.record import Fitted, Telemetry
 from wingspan.train.telemetry.score import total_loss
 from wingspan.workspace import StageContext
 
@@ -42,6 +42,7 @@ class Bench:
     device: torch.device
     renderer: ChatRenderer
     end_of_document: int
+    telemetry: Telemetry
 
     @property
     def settings(self) -> Align:
@@ -51,14 +52,15 @@ class Bench:
     def part(self, model: Path) -> Part:
         """This rank's part of the network in a folder."""
         opened, settings = open_folder(model), self.settings
-        return start_part(
-            opened.shape,
-            read_layout(self.context.read("plan/layout.json")),
-            opened,
-            sequence=settings.sequence,
-            global_batch=settings.global_batch,
-            device=self.device,
-        )
+        with self.telemetry.spent("start"):
+            return start_part(
+                opened.shape,
+                read_layout(self.context.read("plan/layout.json")),
+                opened,
+                sequence=settings.sequence,
+                global_batch=settings.global_batch,
+                device=self.device,
+            )
 
     def fit(self, part: Part, batches: Any, method: str, steps: int, optimizer: Optimizer) -> Fitted:
         """Run the loop in the step's folder, and export what came out."""
@@ -73,7 +75,7 @@ class Bench:
             keep_checkpoints=settings.keep_checkpoints,
             hang_timeout_s=project.train.hang_timeout_s,
         )
-        return fit(part, batches, recipe, folder, self.context.progress)
+        return fit(part, batches, recipe, folder, self.context.progress, self.telemetry)
 
     def export(self, part: Part, method: str) -> None:
         """The step's model folder."""
@@ -94,7 +96,8 @@ def supervised(bench: Bench, model: Path, training: Examples, held_out: Examples
         if not held_out.examples:
             return None
         name = f"held-out conversations, {when} alignment"
-        return total_loss(part, unseen, settings.global_batch, progress, name) / held_out.predictions
+        with bench.telemetry.spent("evaluation"):
+            return total_loss(part, unseen, settings.global_batch, progress, name) / held_out.predictions
 
     before = loss("before")
     setup_s = time.perf_counter() - began

@@ -29,6 +29,7 @@ from wingspan.prepare.readers.registry import units
 from wingspan.prepare.repeats.accounts import judge_groups
 from wingspan.prepare.repeats.decontamination import write_index
 from wingspan.prepare.repeats.duplicates import find_duplicates
+from wingspan.prepare.reactions import publish_reactions
 from wingspan.prepare.samples import SAMPLES_FILE, write_samples
 from wingspan.prepare.shards import publish_posts
 from wingspan.prepare.split import HELD_OUT, SPLITS, TRAIN
@@ -101,6 +102,7 @@ def _steps(context: StageContext, flow: Flow) -> dict[str, Any]:
     splits = {split: publish_posts(flow, output / "posts", split, posts, outcome, most) for split in SPLITS}
     dialogues, dialogue_counts, asked = dialogues_of(context, pseudonym, evaluation)
     labels, label_counts = labels_of(context)
+    reaction_counts = publish_reactions(context, pseudonym, Tombstones.open(tombstones))
     made = [*labels, *with_posts(context, splits, dialogues)]
     talk = flow.map("made", conversation_table, [made])
     for split in SPLITS:
@@ -124,6 +126,7 @@ def _steps(context: StageContext, flow: Flow) -> dict[str, Any]:
         "personal_data": dict(sorted(posts.tally["personal_data"].items())),
         "dialogues": dialogue_counts,
         "labels": label_counts,
+        "reactions": reaction_counts,
         "conversations": conversations,
         "tokenizer": {"from": context.project.model.start, "vocab": index["vocab"]},
         "tokens": {split: sum(shard["tokens"] for shard in shards) for split, shards in index["splits"].items()},
