@@ -21,8 +21,8 @@ from wingspan.model.chat import Message
 _Doc = Mapping[str, Any]
 
 _REFUSES = re.compile(
-    r"\b(?:(?:can|could|will|would|must|may|do|am)(?:n['’]t| not)|(?:can|won)['’]t|cannot|(?:not able|unable) to|sorry|"
-    r"je (?:ne|n['’]) ?\w+ pas|ne (?:peux|puis|pourrai|vais) pas|refuse|désolée?|impossible)\b",
+    r"\b(?:(?:could|will)(?:n['’]t| not)|can(?:not|['’]t| not)|won['’]t|(?:not able|unable) to|sorry|"
+    r"ne (?:peux|puis|pourrai|vais) pas|refuse|désolée?|impossible)\b",
     re.IGNORECASE,
 )
 _FEWEST = 4  # words that are given of a text without a tab
