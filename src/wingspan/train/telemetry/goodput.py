@@ -153,7 +153,7 @@ class Goodput:
         self._before = total(before)
         self._until = self._at = before[-1]["until"] if before else self._now()
         self._set_back = max(0, self._at - self._now())  # the clock, since the last process: its time away is not known
-        self._kind = "restart" if before else "start"
+        self.kind = "restart" if before else "start"
         self._energy = EnergyMeter(machines.watts, machines.devices)
         self._lines = JsonLines(folder / FILE)
         self._loop, self._next = "", 0
@@ -163,8 +163,8 @@ class Goodput:
     def turn_to(self, kind: str) -> str:
         """From now on time is of this kind; returns the kind until now."""
         now = self._now() + self._set_back
-        self._line.ns[self._kind] += now - self._at
-        before, self._kind, self._at = self._kind, kind, now
+        self._line.ns[self.kind] += now - self._at
+        before, self.kind, self._at = self.kind, kind, now
         return before
 
     @contextmanager
@@ -187,7 +187,7 @@ class Goodput:
         """A step was done; its time is lost when it was left out."""
         if step != self._next:  # the run went back to a checkpoint; the line ended with the step before
             self._go_to(step)
-        self.turn_to(self._kind)
+        self.turn_to(self.kind)
         line = self._line
         if left_out:
             for kind in _STEPS:

@@ -176,8 +176,10 @@ class Record:
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        """Around a wait for other ranks; checkpoints are published beside, by a thread whose waits hold nobody up."""
-        with self.spent("communication") if get_ident() == self._thread else nullcontext():
+        """Around a wait for other ranks. A thread beside publishes checkpoints: its waits hold nobody up."""
+        assert self._goodput
+        in_step = get_ident() == self._thread and self._goodput.kind == "compute"
+        with self.spent("communication") if in_step else nullcontext():
             yield
 
     def _values(self, entry: Entry, loss: float, norm: float, learning_rate: float) -> dict[tuple[str, ...], float]:
