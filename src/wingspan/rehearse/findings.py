@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from wingspan.rehearse.rank import RankRehearsal
-from wingspan.rehearse.trackers import Kind
-from wingspan.units import count, size
+from wingspan.rehearse.trackers import SENDS, Kind
+from wingspan.units import count, duration, size
 
 Severity = Literal["stops", "warns", "differs"]
 TOLERANCE = 0.05  # a difference from plan above this is a finding
 
-_SENDS = {"send", "isend", "recv_", "irecv"}
+_EXCHANGES = {
+    "tensor_parallel", "context_parallel", "expert_parallel", "shard_exchange", "gradient_sync", "pipeline_send"
+}  # fmt: skip
+_SECONDS = {
+    "compute_s": "computing",
+    "exposed_s": "of exposed communication",
+    "bubble_s": "of waiting for other stages",
+    "step_s": "of a step without stragglers",
+}
 _STATES: tuple[Kind, ...] = ("parameters", "gradients", "optimizer")
 _PASSING: tuple[Kind, ...] = ("gathered", "activations", "working")
 
@@ -53,7 +61,7 @@ def check_calls(kinds: Sequence[RankRehearsal]) -> list[Finding]:
     joined = [[one for one in kind.calls if "pp" in one.group.split("+")] for kind in kinds]
     for kind, calls in zip(kinds[1:], joined[1:], strict=True):
         first, other = (
-            [(one.op, one.group, one.bytes) for one in each if one.op not in _SENDS] for each in (joined[0], calls)
+            [(one.op, one.group, one.bytes) for one in each if one.op not in SENDS] for each in (joined[0], calls)
         )
         if first != other:
             at = next(
@@ -91,8 +99,16 @@ def _call(calls: Sequence[tuple[str, str, int]], at: int) -> str:
     return f"{calls[at][0]} of {size(calls[at][2])}" if at < len(calls) else "missing"
 
 
-def compare(plan: Mapping[str, Any], kinds: Sequence[RankRehearsal]) -> list[dict[str, Any]]:
-    """Plan's figures for the fullest device beside the rehearsal's, in bytes and FLOPs per step."""
+def compare(
+    plan: Mapping[str, Any],
+    kinds: Sequence[RankRehearsal],
+    sent: Sequence[tuple[str, float, float]] = (),
+    timed: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """Plan's figures for the fullest device beside the rehearsal's, in bytes and FLOPs per step.
+
+    Also what each level of the network carries (rows of `compare_bytes`), and seconds where the step was replayed.
+    """
     fullest = max(kinds, key=lambda kind: kind.peak_bytes)
     items = plan["memory_items_bytes"]
     rows: list[tuple[str, float, float]] = [(item, items[item], fullest.at_peak[item]) for item in _STATES]
@@ -102,10 +118,23 @@ def compare(plan: Mapping[str, Any], kinds: Sequence[RankRehearsal]) -> list[dic
     rows.append(("tensors at the peak", sum(items[item] for item in (*_STATES, *passing)), fullest.peak_bytes))
     if (planned := _flops(plan)) is not None:
         rows.append(("FLOPs of all ranks", planned, sum(sum(kind.flops.values()) * kind.ranks for kind in kinds)))
+    rows += sent
+    if timed and "step_items_s" in plan:
+        rows += _seconds(plan["step_items_s"], max(timed.values(), key=lambda one: -one["bubble_s"]))
     return [
         {"item": item, "plan": planned, "rehearsed": found, "difference": found / planned - 1 if planned else None}
         for item, planned, found in rows
     ]
+
+
+def _seconds(items: Mapping[str, float], busiest: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """Plan's items of a step beside the replayed one of the busiest kind; stragglers are no part of either."""
+    sums = {"exposed_s": 0.0, "bubble_s": items["pipeline_bubble"], "compute_s": 0.0, "step_s": 0.0}
+    for item, seconds in items.items():
+        if item not in ("pipeline_bubble", "stragglers"):
+            sums["exposed_s" if item in _EXCHANGES else "compute_s"] += seconds
+    sums["step_s"] = sum(sums.values())
+    return [(f"seconds {name}", sums[key], busiest[key]) for key, name in _SECONDS.items()]
 
 
 def _flops(plan: Mapping[str, Any]) -> float | None:
@@ -115,12 +144,17 @@ def _flops(plan: Mapping[str, Any]) -> float | None:
     return float(plan["flops_per_token"] * plan["tokens_per_step"] * plan["hfu"]["value"] / plan["mfu"]["value"])
 
 
+def teller(item: str) -> Callable[[float], str]:
+    """How to say the figures of a row of `compare`."""
+    return count if item.startswith("FLOPs") else duration if item.startswith("seconds") else size
+
+
 def check_plan(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
     """Where the rehearsal differs from plan by more than the tolerance."""
     found = []
     for row in rows:
         if row["difference"] is not None and abs(row["difference"]) > TOLERANCE:
-            say = count if row["item"].startswith("FLOPs") else size
+            say = teller(row["item"])
             problem = f"{row['item']}: plan says {say(row['plan'])}, the rehearsal {say(row['rehearsed'])}"
             found.append(Finding("differs", f"{problem} ({row['difference']:+.0%})"))
     return found

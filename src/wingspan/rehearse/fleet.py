@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import logging
 import multiprocessing
 import os
@@ -10,6 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +25,9 @@ from wingspan.project import Layout, Train
 from wingspan.rehearse import findings
 from wingspan.rehearse.campaign import THIS_MACHINE
 from wingspan.rehearse.findings import Finding
+from wingspan.rehearse.levels import compare_bytes
 from wingspan.rehearse.rank import RankRehearsal, RankTask, kinds_of_ranks, reckon, rehearse_rank, samples_of
+from wingspan.rehearse.timeline import Prices, times, trace
 from wingspan.train.parallel.layouts import fit_layout
 from wingspan.units import GIB
 
@@ -39,6 +44,8 @@ def rehearse(
     *,
     ranks: str = ALL_KINDS,
     plan: Mapping[str, Any] | None = None,
+    prices: Prices | None = None,
+    trace_to: Path | None = None,
     title: str = "one training step",
     progress: Progress = _SILENT,
 ) -> dict[str, Any]:
@@ -46,7 +53,8 @@ def rehearse(
 
     `ranks` is 'all-kinds', some of 'first,middle,last' (pipeline stages), or numbers like '7,4321'. `plan`
     has plan's `device`, `device_memory_bytes`, `memory_items_bytes` and FLOPs of this layout; without it
-    nothing is compared and the devices are taken for accelerators. Returns what rehearsal.json says of one
+    nothing is compared and the devices are taken for accelerators. With `prices`, all kinds are also replayed as a
+    timeline, drawn in the file `trace_to`. Returns what rehearsal.json says of one
     fleet. Raises InputError for ranks that do not exist, WorkError when a rank cannot be rehearsed.
     """
     began = time.perf_counter()
@@ -64,7 +72,13 @@ def rehearse(
         kinds, peaks = in_processes(tasks, title, progress)
     unseen = sum(plan["memory_items_bytes"][item] for item in UNSEEN_ITEMS) if "memory_items_bytes" in plan else 0.0
     found += findings.check_ranks(kinds, plan.get("device_memory_bytes"), unseen)
-    beside = findings.compare(plan, kinds) if kinds and "memory_items_bytes" in plan else []
+    timed = times(kinds, prices) if prices and kinds and ranks == ALL_KINDS else {}
+    if prices and timed and trace_to:
+        drawn = json.dumps(trace([kind.samples[0] if kind.samples else kind for kind in kinds], prices))
+        trace_to.write_bytes(gzip.compress(drawn.encode(), 6, mtime=0))
+    beside = []
+    if kinds and "memory_items_bytes" in plan:
+        beside = findings.compare(plan, kinds, compare_bytes(shape, layout, train, kinds), timed)
     found += findings.check_plan(beside)
     return {
         "title": title,
@@ -74,7 +88,7 @@ def rehearse(
         "layout": layout.model_dump(mode="json"),
         "wall_s": round(time.perf_counter() - began, 2),
         "peak_rss_gib": round((peak_memory_bytes() + sum(peaks)) / GIB, 3),
-        "kinds": [_as_json(kind, unseen) for kind in kinds],
+        "kinds": [_as_json(kind, unseen) | timed.get(kind.kind, {}) for kind in kinds],
         "findings": [vars(one) for one in found],
         "plan": beside,
     }
@@ -125,8 +139,9 @@ def in_processes(
                 rehearsal, peak = future.result()
             except Exception as error:
                 pool.shutdown(wait=False, cancel_futures=True)
+                module = f" in {error.where}" if isinstance(error, WorkError) and error.where else ""
                 raise WorkError(
-                    f"the rehearsal of {task.kind} (rank {task.rank}) failed: {_first_line(error)}",
+                    f"the rehearsal of {task.kind} (rank {task.rank}) failed{module}: {_first_line(error)}",
                     remedy="The same step would fail on the fleet; --debug shows where",
                 ) from error
             done.setdefault(number, []).append(rehearsal)
@@ -145,6 +160,8 @@ def _in_own_process(task: RankTask) -> tuple[RankRehearsal, int]:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, WorkError):
+        return error.problem.splitlines()[0]
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 

@@ -13,19 +13,25 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.pipelining import Schedule1F1B
 from torch.distributed.tensor import DTensor, Shard
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from wingspan.errors import WorkError
+from wingspan.model.network import Decoder
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Train
-from wingspan.rehearse.trackers import Collective, Kind, Tracker, optimizer_tensors
+from wingspan.rehearse.trackers import Collective, Kind, Tracker, Work, optimizer_tensors
 from wingspan.train import torch_compat
 from wingspan.train.data.batches import Batch
 from wingspan.train.faults.health import Health
 from wingspan.train.loop import take_step
 from wingspan.train.optimize.optimizers import make_optimizers
-from wingspan.train.parallel.build import MESH_AXES, Part, build, make_mesh
+from wingspan.train.parallel.build import build
 from wingspan.train.parallel.layouts import compute_precision, layers_of_stage
+from wingspan.train.parallel.mesh import MESH_AXES, make_mesh
+from wingspan.train.parallel.part import Part
 
 _ITEM = torch.ops.aten._local_scalar_dense.default
 _INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
@@ -43,6 +49,7 @@ class RankTask:
     layout: Layout
     train: Train
     accelerator: bool  # the fleet's devices are not processors: their precision is what the layout says
+    pipeline_ranks: tuple[int, ...] = (0,)  # that are of this kind
 
     @property
     def micro_batches(self) -> int:
@@ -69,6 +76,11 @@ class RankRehearsal:
     collectives: Mapping[tuple[str, str, int], tuple[int, int]]  # (op, mesh axes, ranks) -> calls, bytes
     calls: Sequence[Collective] = field(repr=False)  # in order, of the rehearsed micro-batches
     unsharded: Mapping[str, int]  # parameters that should be sharded and lie whole on every rank: bytes
+    samples: Sequence[RankRehearsal] = field(repr=False, default=())  # of which this was put together, if it was
+    phases: Sequence[str] = field(repr=False, default=())  # of the step, in order
+    work: Sequence[Work] = field(repr=False, default=())  # in order, each in one of the phases
+    pipeline_ranks: tuple[int, ...] = (0,)  # that are of this kind
+    order: Sequence[Sequence[str]] = field(repr=False, default=())  # of every pipeline rank: 0F1, 0B1, ...
 
 
 def samples_of(task: RankTask) -> list[RankTask]:
@@ -107,8 +119,9 @@ def _rehearse(task: RankTask) -> RankRehearsal:
     )
     with _fake_tensors(), torch_compat.static_pipeline_shapes():
         part.model.to_empty(device=_CPU)
-        tracker = track_step(part, task.train, micro_batches)
-    calls = [replace(one, group=axes_of(one.group, layout)) for one in tracker.collectives]
+        with _naming_modules(part):
+            tracker = track_step(part, task.train, micro_batches)
+    calls = [_placed(one, layout) for one in tracker.collectives]
     return RankRehearsal(
         kind=task.kind,
         rank=task.rank,
@@ -122,10 +135,53 @@ def _rehearse(task: RankTask) -> RankRehearsal:
         at_peak=tracker.at_peak(),
         flops=dict(tracker.flops),
         operations=tracker.operations,
-        collectives=_sums(calls, layout),
+        collectives=_sums(calls),
         calls=calls,
         unsharded=_unsharded(part),
+        phases=tracker.phases,
+        work=tracker.work,
+        pipeline_ranks=task.pipeline_ranks,
+        order=_order(part, micro_batches),
     )
+
+
+@contextmanager
+def _naming_modules(part: Part) -> Iterator[None]:
+    """Say of an error inside in which module of the network it arose."""
+    names, last = {module: name for name, module in part.model.named_modules()}, "the model"
+
+    def note(module: torch.nn.Module, _: Any) -> None:
+        nonlocal last
+        last = names.get(module) or last
+
+    handle = register_module_forward_pre_hook(note)
+    try:
+        yield
+    except Exception as error:
+        raise WorkError(f"{type(error).__name__}: {str(error).strip() or 'no message'}", where=last) from error
+    finally:
+        handle.remove()
+
+
+def _order(part: Part, micro_batches: int) -> list[list[str]]:
+    """What each pipeline rank computes, in order; 0F1 is stage 0 forward on micro-batch 1. Empty without stages."""
+    if part.pipeline is None:
+        return []
+    planned = None if isinstance(part.pipeline, Schedule1F1B) else part.pipeline.pipeline_order
+    if not planned:  # 1F1B follows no list, and the one that torch draws of it is another
+        return [one_forward_one_backward(stage, part.layout.pp, micro_batches) for stage in range(part.layout.pp)]
+    return [[str(one) for one in planned[rank] if one is not None] for rank in sorted(planned)]
+
+
+def one_forward_one_backward(stage: int, stages: int, micro_batches: int) -> list[str]:
+    """Narayanan et al. 2019: as many forward passes as stages are left, then one backward for one forward."""
+    ahead = min(stages - stage, micro_batches)
+    order = [f"{stage}F{number}" for number in range(ahead)]
+    for number in range(micro_batches):
+        order.append(f"{stage}B{number}")
+        if number + ahead < micro_batches:
+            order.append(f"{stage}F{number + ahead}")
+    return order
 
 
 def track_step(part: Part, train: Train, micro_batches: int) -> Tracker:
@@ -140,9 +196,21 @@ def track_step(part: Part, train: Train, micro_batches: int) -> Tracker:
     for optimizer in optimizers.parts:
         tracker.own(optimizer_tensors(optimizer), "optimizer")
         tracker.follow(optimizer)
-    with tracker:
+    with tracker, _telling_forward(tracker):
         take_step(part, optimizers, batch, train.optimizer.clip, learning_rate=0.0, health=Health(0, 0))
     return tracker
+
+
+@contextmanager
+def _telling_forward(tracker: Tracker) -> Iterator[None]:
+    """Tell the tracker when a stage of the network begins a forward pass, before its parameters are gathered."""
+    handle = register_module_forward_pre_hook(
+        lambda module, _: tracker.begin("forward") if isinstance(module, Decoder) else None
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -175,10 +243,17 @@ def _batch(rows: int, sequence: int) -> Batch:
     return Batch(tokens, targets, positions, documents)
 
 
-def axes_of(group: str, layout: Layout) -> str:
-    """The axes of the mesh along which the ranks of a process group differ, joined by '+'."""
-    ranks = torch_compat.group_ranks(group)
-    return _axes(tuple(ranks), (layout.pp, layout.dp_replicate, layout.dp_shard, layout.cp, layout.tp))
+def _placed(call: Collective, layout: Layout) -> Collective:
+    """The call with its group as the axes of the mesh along which the group's ranks differ, joined by '+'.
+
+    Expert parallelism lies inside dp_shard x cp: its groups are the near ranks there, "ep", or the far ones.
+    """
+    ranks = torch_compat.group_ranks(call.group)
+    stride = ranks[1] - ranks[0] if len(ranks) > 1 else 1
+    axes = _axes(tuple(ranks), (layout.pp, layout.dp_replicate, layout.dp_shard, layout.cp, layout.tp))
+    if len(ranks) < math.prod(getattr(layout, axis) for axis in axes.split("+") if axis):
+        axes = "ep" if stride == layout.tp else "expert_shard"
+    return replace(call, group=axes, ranks=len(ranks), stride=stride)
 
 
 @lru_cache
@@ -187,11 +262,11 @@ def _axes(ranks: tuple[int, ...], sizes: tuple[int, ...]) -> str:
     return "+".join(name for name, along in zip(MESH_AXES, coordinates, strict=True) if len(set(along)) > 1)
 
 
-def _sums(calls: Sequence[Collective], layout: Layout) -> dict[tuple[str, str, int], tuple[int, int]]:
+def _sums(calls: Sequence[Collective]) -> dict[tuple[str, str, int], tuple[int, int]]:
     """Calls and bytes of each operation in each group."""
     found: dict[tuple[str, str, int], tuple[int, int]] = {}
     for one in calls:
-        key = (one.op, one.group, math.prod(getattr(layout, axis) for axis in one.group.split("+")))
+        key = one.op, one.group, one.ranks
         before = found.get(key, (0, 0))
         found[key] = before[0] + 1, before[1] + one.bytes
     return found
@@ -221,6 +296,7 @@ def reckon(task: RankTask, samples: Sequence[RankRehearsal]) -> RankRehearsal:
     fuller = max(samples, key=lambda one: one.peak_bytes)
     return replace(
         base,
+        samples=samples,
         micro_batches=task.micro_batches,
         peak_bytes=fuller.peak_bytes,
         at_peak=fuller.at_peak,
@@ -246,7 +322,14 @@ def kinds_of_ranks(shape: ModelShape, layout: Layout, train: Train, *, accelerat
         alike.setdefault((len(layers), stage == 0, stage == layout.pp - 1), []).append(stage)
     return [
         RankTask(
-            _name(stages, layout), stages[0] * per_stage, len(stages) * per_stage, shape, layout, train, accelerator
+            _name(stages, layout),
+            stages[0] * per_stage,
+            len(stages) * per_stage,
+            shape,
+            layout,
+            train,
+            accelerator,
+            tuple(stages),
         )
         for stages in alike.values()
     ]

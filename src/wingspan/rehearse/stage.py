@@ -8,23 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from wingspan.model.shape import shape_of
+from wingspan.plan.devices.chips import chip_named
+from wingspan.plan.step.calibration import read_calibration
 from wingspan.progress import Progress
-from wingspan.project import Layout, Project
+from wingspan.project import Fleet, Layout, Project
 from wingspan.rehearse.campaign import THIS_MACHINE, Choices, rehearse_goodput
 from wingspan.rehearse.fleet import ALL_KINDS, rehearse
+from wingspan.rehearse.timeline import Prices
 from wingspan.units import GIB
 from wingspan.workspace import StageContext
+
+TRACE = "trace.json.gz"
 
 
 def work(context: StageContext) -> dict[str, Any]:
     """Rehearse the project on its own fleet and, where that is one device, on the fleet that plan shows beside it."""
     project, plan = context.project, json.loads(context.read("plan/plan.json").read_text())
     layout = json.loads(context.read("plan/layout.json").read_text())
-    title = f"one training step of {project.project.name}"
-    own = _rehearse(project, plan["fleet"], layout, f"{title} on its own fleet", ALL_KINDS, context.progress)
+    title, trace = f"one training step of {project.project.name}", context.output / TRACE
+    own = _rehearse(project, plan["fleet"], layout, f"{title} on its own fleet", context.progress, trace)
     fleet = plan["at_scale"]
     if layout["devices"] == 1 and fleet.get("devices", 1) > 1:
-        own["on_a_fleet"] = _rehearse(project, fleet, fleet, f"{title} on a fleet", ALL_KINDS, context.progress)
+        own["on_a_fleet"] = _rehearse(project, fleet, fleet, f"{title} on a fleet", context.progress, trace)
     if plan["fleet"]["device"] != THIS_MACHINE:
         own["goodput"] = rehearse_goodput(plan["fleet"], project.fleet, project.project.seed, Choices())
     (context.output / "rehearsal.json").write_text(json.dumps(own, indent=1))
@@ -36,7 +41,7 @@ def rehearse_ranks(project: Project, plan_folder: Path, ranks: str, progress: Pr
     plan = json.loads((plan_folder / "plan.json").read_text())
     layout = json.loads((plan_folder / "layout.json").read_text())
     title = f"one training step of {project.project.name}: ranks {ranks}"
-    return _rehearse(project, plan["fleet"], layout, title, ranks, progress)
+    return _rehearse(project, plan["fleet"], layout, title, progress, ranks=ranks)
 
 
 def _rehearse(
@@ -44,19 +49,31 @@ def _rehearse(
     plan: Mapping[str, Any],
     layout: Mapping[str, Any],
     title: str,
-    ranks: str,
     progress: Progress,
+    trace_to: Path | None = None,
+    ranks: str = ALL_KINDS,
 ) -> dict[str, Any]:
+    shape, arranged = shape_of(project.model), Layout.model_validate(layout["layout"])
     return rehearse(
-        shape_of(project.model),
-        Layout.model_validate(layout["layout"]),
+        shape,
+        arranged,
         project.train,
         layout["devices"],
         ranks=ranks,
         plan=plan,
+        prices=_prices(project.fleet, plan["device"], arranged, shape.head_dim),
+        trace_to=trace_to,
         title=title,
         progress=progress,
     )
+
+
+def _prices(fleet: Fleet, device: str, layout: Layout, head_dim: int) -> Prices | None:
+    """What work lasts on the fleet's devices; a machine alone has its speed measured, not looked up."""
+    if device == THIS_MACHINE:
+        return None
+    calibration = read_calibration(Path(fleet.calibration)) if fleet.calibration else None
+    return Prices(chip_named(device), fleet.devices_per_node, layout, head_dim, calibration)
 
 
 def _summary(rehearsal: Mapping[str, Any]) -> dict[str, Any]:

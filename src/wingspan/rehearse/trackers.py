@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -26,6 +26,24 @@ STATIC_KINDS: tuple[Kind, ...] = ("parameters", "optimizer")  # what a rank hold
 
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+SENDS = ("send", "recv_", "isend", "irecv")
+
+_WHOLE_PRODUCT = (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten._grouped_mm)
+_MOVES_NOTHING = ("empty", "new_empty", "wait_tensor", "_local_scalar_dense", "resize", "set_", "_unsafe_view")
+
+What = Literal["multiply", "attention", "attention backward", "move", "call", "wait"]
+
+
+class Work(NamedTuple):
+    """One piece of a step: multiply (m, k, n, groups), attention (FLOPs,), move (bytes, operations), or call a
+    collective or wait for it (its number,).
+    """
+
+    what: What
+    size: tuple[int, ...]
+    phase: int  # of the step: an index into Tracker.phases
 
 
 @dataclass(eq=False)
@@ -50,6 +68,8 @@ class Collective:
     group: str
     bytes: int
     peer: int | None = None
+    ranks: int = 1  # of the group
+    stride: int = 1  # between neighbours in it
 
 
 class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -64,12 +84,16 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations = 0
         self.flops: Counter[str] = Counter()
         self.collectives: list[Collective] = []
+        self.phases = ["before"]  # then forward and backward passes, and the optimizer's, as they come
+        self.work: list[Work] = []
+        self._gathering: dict[int, int] = {}  # storage that an all-gather fills -> its number
         self._live: dict[int, tuple[_Block, weakref.ref[torch.UntypedStorage]]] = {}
         self._blocks: list[_Block] = []
         self._clock = 0
         self._bytes = 0
         self._peak = (0, 0)  # bytes, clock
         self._paused = False
+        self._backward = -1
         self._in_optimizer = False
 
     def own(self, tensors: Iterable[torch.Tensor], kind: Kind) -> None:
@@ -86,6 +110,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self.own(gradients, "gradients")
             self._in_optimizer = True
+            self.begin("after")
 
         def after(*_: Any) -> None:
             self._in_optimizer = False
@@ -93,6 +118,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         optimizer.register_step_pre_hook(before)
         optimizer.register_step_post_hook(after)
+
+    def begin(self, phase: str) -> None:
+        """What comes now belongs to a new phase of the step."""
+        self.phases.append(phase)
 
     @property
     def peak_bytes(self) -> int:
@@ -141,11 +170,44 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in _tensors(out):
             for storage in _storages(tensor):
                 self._see(storage)
+        if (backward := torch_compat.backward_pass()) >= 0 and backward != self._backward:
+            self._backward = backward
+            self.begin("backward")
+        if self._gathering:
+            self._wait_for_gathers(args)
         if (group := torch_compat.group_of(func, args)) is not None:
             self._note_collective(func, group, args, out)
         elif (count := _flop_formula(func)) is not None:
-            self.flops[func._overloadpacket.__name__] += count(*args, **(kwargs or {}), out_val=out)
+            flops = count(*args, **(kwargs or {}), out_val=out)
+            self.flops[func._overloadpacket.__name__] += flops
+            self._note_product(func._overloadpacket, args, flops)
+        elif not func.is_view and not func._opname.startswith(_MOVES_NOTHING):
+            self._note_move(args, out)
         return out
+
+    def _note(self, what: What, *size: int) -> None:
+        self.work.append(Work(what, size, len(self.phases) - 1))
+
+    def _note_product(self, packet: Any, args: tuple[Any, ...], flops: int) -> None:
+        if packet in _WHOLE_PRODUCT:
+            self._note("multiply", *_product_size(*args))
+        else:
+            self._note("attention backward" if packet is _FLASH_BACKWARD else "attention", flops)
+
+    def _note_move(self, args: tuple[Any, ...], out: Any) -> None:
+        """Elementwise work reads its inputs and writes its outputs; what follows on another is noted with it."""
+        bytes_ = sum(min(one.nbytes, one.untyped_storage().nbytes()) for one in (*_tensors(args), *_tensors(out)))
+        last = self.work[-1] if self.work else None
+        if last and last.what == "move" and last.phase == len(self.phases) - 1:
+            self.work[-1] = last._replace(size=(last.size[0] + bytes_, last.size[1] + 1))
+        else:
+            self._note("move", bytes_, 1)
+
+    def _wait_for_gathers(self, args: tuple[Any, ...]) -> None:
+        """An operation that reads what is being gathered waits for it; streams of a device do so, fakes do not."""
+        for tensor in _tensors(args):
+            if (number := self._gathering.pop(id(tensor.untyped_storage()), None)) is not None:
+                self._note("wait", number)
 
     @contextmanager
     def _pause(self) -> Iterator[None]:
@@ -201,8 +263,17 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_collective(self, func: Any, group: str, args: tuple[Any, ...], out: Any) -> None:
         op = func._overloadpacket.__name__
         size = max(sum(tensor.nbytes for tensor in _tensors(one)) for one in (*args, out))
-        peer = next(one for one in args if isinstance(one, int)) if op in ("send", "recv_", "isend", "irecv") else None
+        peer = next(one for one in args if isinstance(one, int)) if op in SENDS else None
         self.collectives.append(Collective(op, group, size, peer))
+        number = len(self.collectives) - 1
+        self._note("call", number)
+        if op == "_allgather_base_":
+            self._gathering[id(args[0].untyped_storage())] = number
+
+
+def passes_of(op: str) -> int:
+    """How often a message goes round in a collective: an all-reduce is a scatter and a gather."""
+    return 2 if "reduce" in op and "scatter" not in op else 1
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -220,6 +291,14 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _storages(tensor: torch.Tensor) -> Iterator[torch.UntypedStorage]:
     yield (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()
+
+
+def _product_size(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor | None = None, *_: Any) -> tuple[int, ...]:
+    """(m, k, n, groups) of a product; of a grouped one the mean size of its groups, which `ends` counts."""
+    (m, k), n, groups = a.shape[-2:], b.shape[-1], a.shape[0] if a.ndim == 3 else 1
+    if ends is None:
+        return m, k, n, groups
+    return (m // len(ends), k, n, len(ends)) if b.ndim == 3 else (m, k // len(ends), n, len(ends))
 
 
 def _flop_formula(func: Any) -> Any:
