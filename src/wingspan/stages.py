@@ -35,6 +35,9 @@ def _start_model(project: Project) -> Sequence[str]:
     return [] if project.model.start == "scratch" else [project.model.start]
 
 
+# All that a layout changes of a model: a run goes on, and stays done, however its ranks are arranged.
+_PRECISION = "plan/layout.json#layout.precision"
+
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="plan",
@@ -64,7 +67,7 @@ STAGES: tuple[StageSpec, ...] = (
         name="train",
         question="tokens -> base model",
         settings=("model", "train"),
-        reads=("plan/layout.json", "prepare/tokens", "prepare/tokenizer"),
+        reads=(_PRECISION, "prepare/tokens", "prepare/tokenizer"),
         work="wingspan.train.stage:work",
         resumable=True,
         outside=_start_model,
@@ -73,7 +76,7 @@ STAGES: tuple[StageSpec, ...] = (
         name="align",
         question="base model -> assistant",
         settings=("align", "assistant"),
-        reads=("plan/layout.json", "prepare/conversations", "prepare/posts?", "prepare/reactions?", "train/base"),
+        reads=(_PRECISION, "prepare/conversations", "prepare/posts?", "prepare/reactions?", "train/base"),
         work="wingspan.align.stage:work",
         resumable=True,
         outside=lambda project: [source.path for source in project.align.preference.sources],

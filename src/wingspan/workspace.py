@@ -26,7 +26,7 @@ from wingspan import assets
 from wingspan.errors import DamagedArtefact, InputError, WorkError
 from wingspan.meter import Meter
 from wingspan.progress import Progress
-from wingspan.project import Project
+from wingspan.project import Project, Section
 from wingspan.project_file import PROJECT_FILE, load_project, project_file
 
 MANIFEST = "manifest.json"
@@ -46,8 +46,8 @@ class StageSpec:
     """What a stage is: which settings and artefacts decide its result, and the code that does it.
 
     `settings` are sections of the project file; `reads` are artefacts (files or folders) of earlier
-    stages, as `stage/path`, with a question mark where one may be absent; `outside` lists files beyond
-    the run folder (paths or `asset:` names).
+    stages, as `stage/path`, with a question mark where one may be absent, and `#key.key` where of a JSON file
+    only that value decides; `outside` lists files beyond the run folder (paths or `asset:` names).
     `work` is `module:function`, imported when the stage runs. A `resumable` stage finds its unfinished
     folder again after a kill; the others start afresh. `version` rises when the result would change.
     """
@@ -350,16 +350,23 @@ def _sync_folder(folder: Path) -> None:
 
 def fingerprint_of(run: Run, spec: StageSpec) -> str:
     """Hash of everything that decides the stage's result; raises InputError when an input is missing."""
-    settings = run.project.model_dump(mode="json")
     facts = {
         "stage": spec.name,
         "version": spec.version,
-        "settings": {name: settings[name] for name in spec.settings},
+        "settings": {name: _deciding(run.project, spec, name) for name in spec.settings},
         "seed": run.project.project.seed,
         "inputs": {artefact: artefact_hash(run, artefact) for artefact in spec.reads},
         "outside": _outside_identities(run, spec),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _deciding(project: Project, spec: StageSpec, section: str) -> Any:
+    """A section of the project file; of a stage that goes on, without what changes how it works and not what it makes."""
+    values = getattr(project, section)
+    if spec.resumable and isinstance(values, Section):
+        return values.model_dump(mode="json", exclude=set(values.operational))
+    return project.model_dump(mode="json")[section]
 
 
 def _outside_identities(run: Run, spec: StageSpec) -> dict[str, str]:
@@ -401,7 +408,17 @@ def _hash_tree(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def artefact_hash(run: Run, artefact: str) -> str:
-    """Hash of an artefact (`stage/path`, file or folder) as its stage's manifest records it."""
+    """Hash of an artefact (`stage/path`, file or folder) as its stage's manifest records it.
+
+    Of a JSON file of which only one value decides (`stage/path#key.key`), the hash of that value.
+    """
+    path, _, keys = artefact.partition("#")
+    if keys:
+        verify(run, path)
+        value = json.loads((run.folder / path).read_text())
+        for key in keys.split("."):
+            value = value.get(key)
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()
     records = _records(run, artefact)
     lines = [f"{name} {record['sha256']}" for name, record in sorted(records.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -409,7 +426,7 @@ def artefact_hash(run: Run, artefact: str) -> str:
 
 def _records(run: Run, artefact: str) -> dict[str, dict[str, Any]]:
     """The files of an artefact in its stage's manifest; none only for one that may be absent (`stage/path?`)."""
-    stage, _, path = artefact.removesuffix("?").partition("/")
+    stage, _, path = artefact.partition("#")[0].removesuffix("?").partition("/")
     manifest = run.manifest(stage)
     if manifest is None:
         raise InputError(
