@@ -103,9 +103,9 @@ class AnswerPart(Part):
 
     @classmethod
     def of(cls, part: Part, objective: Objective) -> AnswerPart:
-        """The same part with an objective; raises InputError where it is a pipeline's, which knows one loss only."""
-        if part.pipeline is not None:
-            raise InputError("only sft can run through a pipeline", where="layout.pp", remedy="Set it to 1")
+        """The same part with an objective; raises InputError where no rank holds whole answers."""
+        if part.layout.pp > 1 or part.layout.cp > 1:
+            raise InputError("only sft can run with pp or cp above 1", where="layout", remedy="Use dp_shard and tp")
         return cls(**vars(part), objective=objective)
 
     def answers(self, batch: AnswerBatch) -> Answers:

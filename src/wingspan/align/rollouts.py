@@ -10,7 +10,6 @@ from statistics import fmean
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from wingspan.align.answers import Answer, AnswerBatch, AnswerPart, answer_of, answer_rows
 from wingspan.align.examples import Example
@@ -21,6 +20,7 @@ from wingspan.knowledge.grounding import NO_SUPPORT, SourcePost
 from wingspan.model.chat import ChatRenderer
 from wingspan.model.network import Decoder
 from wingspan.project import Rollouts
+from wingspan.train.checkpoint.export import whole_parameters
 from wingspan.train.data.ledger import JsonLines
 from wingspan.train.data.order import Indices
 from wingspan.train.parallel.part import Part
@@ -107,8 +107,7 @@ def whole_copy(part: Part) -> Decoder:
     """The network as it now is, whole on this rank and in the precision it computes in; every rank calls this."""
     with torch.device("meta"):
         model = Decoder(part.shape)
-    for name, parameter in part.model.named_parameters():
-        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    for name, whole in whole_parameters(part):
         owner, _, attribute = name.rpartition(".")
         value = nn.Parameter(whole.to(part.model.compute or whole.dtype), requires_grad=False)
         setattr(model.get_submodule(owner), attribute, value)

@@ -52,14 +52,18 @@ class Bench:
     def part(self, model: Path) -> Part:
         """This rank's part of the network in a folder."""
         opened, settings = open_folder(model), self.settings
+        layout = read_layout(self.context.read("plan/layout.json"))
+        if settings.lora_rank and (layout.tp > 1 or layout.pp > 1):
+            raise InputError("adapters cannot be split over tp or pp", where="align.lora_rank", remedy="Set it to 0")
         with self.telemetry.spent("start"):
             return start_part(
                 opened.shape,
-                read_layout(self.context.read("plan/layout.json")),
+                layout,
                 opened,
                 sequence=settings.sequence,
                 global_batch=settings.global_batch,
                 device=self.device,
+                lora_rank=settings.lora_rank,
             )
 
     def fit(self, part: Part, batches: Any, method: str, steps: int, optimizer: Optimizer) -> Fitted:
@@ -95,7 +99,7 @@ def supervised(bench: Bench, model: Path, training: Examples, held_out: Examples
     def loss(when: str) -> float | None:
         if not held_out.examples:
             return None
-        name = f"held-out conversations, {when} alignment"
+        name = f"held-out conversations, {when}"
         with bench.telemetry.spent("evaluation"):
             return total_loss(part, unseen, settings.global_batch, progress, name) / held_out.predictions
 

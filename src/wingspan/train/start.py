@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from wingspan.assets import cache_folder
 from wingspan.model.checkpoint import Folder
+from wingspan.model.lora import DOWN, UP
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, TunedAt
 from wingspan.train.optimize.transfer import initial_scale
@@ -36,8 +38,11 @@ def start_part(
     device: torch.device,
     compiled: bool = False,
     tuned_at: TunedAt | None = None,
+    lora_rank: int = 0,
 ) -> Part:
     """This rank's part of a network with its first weights: those of a Hugging Face folder, or random by a seed.
+
+    With `lora_rank` only adapters learn, which change nothing at first.
 
     Raises InputError when the layout does not fit the model, the batch or the ranks that run.
     """
@@ -53,11 +58,19 @@ def start_part(
         device=device,
         mesh=make_mesh(fitting, device.type) if ranks() > 1 else None,
         compiled=compiled,
+        lora_rank=lora_rank,
     )
     if isinstance(start, Folder):
-        materialise(part, lambda name, size: start.tensor(name))
+        materialise(part, lambda name, size: _value(start, shape, name, size))
     else:
         materialise(
             part, lambda name, size: initial_value(shape, start, name, size) * initial_scale(name, shape, tuned_at)
         )
     return part
+
+
+def _value(start: Folder, shape: ModelShape, name: str, size: torch.Size) -> Tensor:
+    """A parameter of a folder, or the start of an adapter, which the folder lacks."""
+    if name.endswith(UP):
+        return torch.zeros(size)
+    return initial_value(shape, 0, name, size) if name.endswith(DOWN) else start.tensor(name)
