@@ -46,7 +46,7 @@ def work(context: StageContext) -> dict[str, Any]:
             open_split(context.read("prepare/tokens"), split, verify=is_first_rank()) for split in ("train", "held_out")
         )
         _check(posts, shape, project)
-        recipe = _recipe(project, shape)
+        recipe = recipe_of(project, shape)
         scored = held_out.sample(round(_SCORED_SHARE * recipe.steps * _tokens_per_step(settings)), seed)
         part = start_part(
             shape,
@@ -60,7 +60,7 @@ def work(context: StageContext) -> dict[str, Any]:
         )
 
         def score(when: str) -> float | None:
-            name = f"held-out posts, {when} training"
+            name = f"held-out posts, {when}"
             with telemetry.spent("evaluation"):
                 return bits_per_byte(part, scored, settings.sequence, settings.global_batch, context.progress, name)
 
@@ -95,7 +95,8 @@ def _start_folder(context: StageContext) -> Folder | None:
     return None if start == "scratch" else open_folder(open_model_folder(start, context.run.base))
 
 
-def _recipe(project: Project, shape: ModelShape) -> Recipe:
+def recipe_of(project: Project, shape: ModelShape) -> Recipe:
+    """How the project trains a network of this shape."""
     settings = project.train
     budget = settings.tokens or _TOKENS_PER_PARAMETER * shape.active_parameters
     return Recipe(

@@ -1,0 +1,1 @@
+"""Small models that tell the loss of a large one before it is trained."""
