@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
@@ -24,6 +25,7 @@ output = Console(highlight=False)
 notices = Console(stderr=True, highlight=False)
 
 
+_LINE_EVERY_S = 30.0  # where bars cannot be drawn
 _FINISHED_SHOWN = 8  # bars: a stage of many steps must not fill the screen
 
 
@@ -40,10 +42,20 @@ class _Rate(ProgressColumn):
 
 
 class _Note(ProgressColumn):
-    """What a task says beside its bar, cut where the terminal ends: all other columns keep their width."""
+    """What a finished task said last, cut where the terminal ends: all other columns keep their width."""
 
     def render(self, task: Bar) -> Text:
-        return Text(task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis")
+        return Text(task.fields["note"] if task.finished else "", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class _Bars(Bars):
+    """Bars, and below them in full width what the running ones say."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"] and not task.finished:
+                yield Text(f"  {task.fields['note'].replace(', ', ' · ')}", style="dim")
 
 
 class TerminalProgress:
@@ -51,10 +63,10 @@ class TerminalProgress:
 
     def __init__(self, stage: str, file: Path | None, *, quiet: bool = False) -> None:
         self._file = ProgressFile(file, stage) if file else None
-        self._bars = Bars(
+        self._bars = _Bars(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=24, complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=24, complete_style="cyan", finished_style="green", table_column=Column()),  # gives way
             _Rate(table_column=Column(no_wrap=True)),
             _Note(),
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
@@ -64,6 +76,7 @@ class TerminalProgress:
             disable=quiet or not notices.is_terminal,
         )
         self._quiet = quiet
+        self._said_at = time.monotonic()
         self._finished: list[Any] = []
 
     def __enter__(self) -> TerminalProgress:
@@ -77,7 +90,7 @@ class TerminalProgress:
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
         """One bar; see `wingspan.progress.Progress`."""
         identifier = self._bars.add_task(name, total=total, unit=unit, note="")
-        task = _TerminalTask(self._bars, identifier, self._file, name, total, unit)
+        task = _TerminalTask(self._bars, identifier, self._file, name, total, unit, self._in_lines)
         yield task
         if total is None:
             self._bars.update(identifier, total=task.done, completed=task.done)
@@ -85,6 +98,16 @@ class TerminalProgress:
             self._finished.append(identifier)
         if len(self._finished) > _FINISHED_SHOWN:
             self._bars.update(self._finished.pop(0), visible=False)
+
+    def _in_lines(self, identifier: Any) -> None:
+        """Say now and then in a line what a bar would show, where there is no terminal for bars."""
+        if not self._bars.disable or self._quiet or time.monotonic() - self._said_at < _LINE_EVERY_S:
+            return
+        self._said_at = time.monotonic()
+        bar = self._bars.tasks[self._bars.task_ids.index(identifier)]
+        left = f", {units.duration(bar.time_remaining)} left" if bar.time_remaining else ""
+        note = f", {bar.fields['note']}" if bar.fields["note"] else ""
+        self.say(f"{bar.description}: {_Rate().render(bar)}{left}{note}")
 
     def say(self, line: str) -> None:
         """A line above the bars."""
@@ -94,9 +117,16 @@ class TerminalProgress:
 
 class _TerminalTask:
     def __init__(
-        self, bars: Bars, identifier: Any, file: ProgressFile | None, name: str, total: float | None, unit: str
+        self,
+        bars: Bars,
+        identifier: Any,
+        file: ProgressFile | None,
+        name: str,
+        total: float | None,
+        unit: str,
+        moved: Callable[[Any], None],
     ) -> None:
-        self._bars, self._identifier, self._file = bars, identifier, file
+        self._bars, self._identifier, self._file, self._moved = bars, identifier, file, moved
         self._name, self._total, self._unit = name, total, unit
         self.done = 0.0
         self.note = ""
@@ -108,6 +138,7 @@ class _TerminalTask:
         self._bars.update(self._identifier, advance=amount, note=note)
         if self._file:
             self._file.update(self._name, self.done, self._total, self._unit, note)
+        self._moved(self._identifier)
 
 
 def print_json(value: Any) -> None:

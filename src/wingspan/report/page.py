@@ -8,7 +8,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 import wingspan
 from wingspan.errors import InputError
-from wingspan.report import data, learning, overview, provenance, quality, scale
+from wingspan.report import data, goodput, learning, overview, provenance, quality, scale
 from wingspan.report.record import Record, read_record
 from wingspan.workspace import Run, write_atomically
 
@@ -57,6 +57,7 @@ def render(record: Record) -> str:
         overview=overview,
         data=data,
         learning=learning,
+        goodput=goodput,
         quality=quality,
         scale=scale,
         provenance=provenance,

@@ -10,6 +10,7 @@ from typing import Any
 from wingspan.errors import WorkError
 from wingspan.figures import Basis, Figure
 from wingspan.stages import STAGE_NAMES
+from wingspan.train.telemetry.goodput import FILE as GOODPUT
 from wingspan.units import amount
 from wingspan.workspace import Run
 
@@ -29,6 +30,8 @@ class Record:
     prepared: Document | None
     training: list[Document]
     aligning: dict[str, list[Document]]  # by step
+    goodput: dict[str, list[Document]]  # by stage
+    evaluations: list[Document]
     scores: Document | None
 
     def summary(self, stage: str) -> Document:
@@ -54,8 +57,12 @@ class Fact:
     told: Told
 
 
-def read_record(run: Run) -> Record:
-    """Everything the report needs; raises WorkError naming a file that is damaged."""
+def read_record(run: Run, *, unfinished: bool = False) -> Record:
+    """Everything the report needs; raises WorkError naming a file that is damaged.
+
+    `unfinished`: of train and align what is being done, where they are under way.
+    """
+    train, align = (_folder(run, stage, unfinished) for stage in ("train", "align"))
     manifests = {name: manifest for name in STAGE_NAMES if (manifest := run.manifest(name))}
     return Record(
         run=run,
@@ -63,8 +70,10 @@ def read_record(run: Run) -> Record:
         plan=_document(run.folder / "plan/plan.json"),
         rehearsal=_document(run.folder / "rehearse/rehearsal.json"),
         prepared=_document(run.folder / "prepare/report.json"),
-        training=_lines(run.folder / "train/metrics.jsonl"),
-        aligning={path.parent.name: _lines(path) for path in sorted(run.folder.glob("align/*/metrics.jsonl"))},
+        training=_lines(train / "metrics.jsonl"),
+        aligning={path.parent.name: _lines(path) for path in sorted(align.glob("*/metrics.jsonl"))},
+        goodput={"train": _lines(train / GOODPUT), "align": _lines(align / GOODPUT)},
+        evaluations=_lines(train / "evaluations.jsonl"),
         scores=_document(run.folder / "evaluate/scores.json"),
     )
 
@@ -95,6 +104,11 @@ def signed(number: str) -> str:
     return number.replace("-", "−")
 
 
+def _folder(run: Run, stage: str, unfinished: bool) -> Path:
+    partial = run.folder / f".{stage}.partial"
+    return partial if unfinished and partial.is_dir() else run.stage(stage)
+
+
 def _document(path: Path) -> Document | None:
     if not path.is_file():
         return None
@@ -105,7 +119,8 @@ def _document(path: Path) -> Document | None:
 def _lines(path: Path) -> list[Document]:
     if not path.is_file():
         return []
-    return [_parsed(line, path) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [_parsed(line, path) for line in lines if line.endswith("\n")]  # the last one may be in the making
 
 
 def _parsed(text: str, path: Path) -> Any:
