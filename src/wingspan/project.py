@@ -302,9 +302,6 @@ class Preference(Section):
     sources: tuple[Source, ...] = Field(
         default=(), description="JSON lines of preferred and refused answers, or of feedback to served ones"
     )
-    raw_engagement: bool = Field(
-        default=False, description="compare replies by likes and replies where no impressions are known"
-    )
     beta: PositiveFloat | None = Field(default=None, description="how far from the reference; default: the paper's")
     length_normalised: bool = Field(default=False, description="log-probabilities per token instead of per answer")
     epochs: PositiveFloat = Field(default=1.0, description="passes over the preferences")

@@ -55,7 +55,7 @@ def pairs(
         path.parent.mkdir(parents=True, exist_ok=True)
         if rows:
             pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)
-    return reaction_preferences(folder / "posts", folder / "reactions", raw=raw)
+    return reaction_preferences(folder / "posts", folder / "reactions")
 
 
 def test_the_later_reply_with_the_higher_score_wins_and_keeps_its_reason(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_outrage_never_wins(tmp_path: Path) -> None:
     assert pairs(tmp_path, posts, reactions).refused == {"outrage": 1}
 
 
-def test_without_impressions_nothing_is_compared_unless_raw_engagement_is_asked_for(tmp_path: Path) -> None:
+def test_likes_without_impressions_say_nothing(tmp_path: Path) -> None:
     posts = [post("a", 0, "ann", likes=20), post("b", 30, "bob", likes=90)]
     assert pairs(tmp_path, posts, []).preferences == []
-    assert len(pairs(tmp_path, posts, [], raw=True).preferences) == 1
+    assert pairs(tmp_path, posts, [reacted("a", "favorite", 20), reacted("b", "favorite", 90)]).preferences == []
 
 
 def test_a_brigade_and_a_machine_count_little(tmp_path: Path) -> None:

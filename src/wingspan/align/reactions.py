@@ -6,8 +6,8 @@ is neither chance, nor length, nor fame, nor a few loud readers, nor outrage. do
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ WEIGHTS = {
     "favorite": 0.5, "reply": 5.0, "repost": 1.0, "quote": 5.0, "share": 2.0, "share_dm": 5.0, "copy_link": 20.0,
     "follow_author": 4.0, "click": 0.4, "not_interested": -43.2, "mute": -58.8, "block": -31.2, "report": -234.0,
 }  # fmt: skip
-AGAINST = [name for name, weight in WEIGHTS.items() if weight < 0]
 IMPRESSION = "impression"
 
 _EQUAL_EXPOSURE = 0.9  # the younger reply's time before readers, of the older one's
@@ -38,75 +37,47 @@ _BUSY_READER = 500  # reactions of one reader from which it is a machine
 _PER_READER = 1.0  # what one reader's reactions of a kind to all posts of one author count together
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """A reply, what readers made of it per 1,000 impressions (and the variance), and by whose taste (None: unknown)."""
-
-    post_id: str
-    author: str
-    reach: float
-    seconds: float  # before readers
-    words: int
-    text: str
-    score: float
-    variance: float
-    against: float  # share of the reactions
-    impressions: float
-    bridging: float | None
+Reply = dict[
+    str, Any
+]  # a post, with `score`, `variance`, `against`, `impressions`, `reach`, `seconds`, `words`, `bridging`
 
 
-def reaction_preferences(posts: Path, reactions: Path, *, raw: bool) -> PreferencesRead:
+def reaction_preferences(posts: Path, reactions: Path) -> PreferencesRead:
     """Pairs of replies in prepare's posts, from its reactions; none where there are none.
 
-    `raw` takes likes, replies and reposts of the posts themselves, without impressions, where no reactions are.
+    Likes and replies that posts come with are never used: without impressions they say who was seen.
     """
-    files = sorted(posts.glob("train-*.parquet"))
-    known = sorted(reactions.glob("*.parquet"))
-    if not files or not (known or raw):
+    if not any(reactions.glob("*.parquet")):
         return PreferencesRead([], Counter())
-    shown = pl.concat([pl.read_parquet(file) for file in files]).sort("post_id")
-    counts = pl.concat([pl.read_parquet(file) for file in known]) if known else _raw(shown)
-    counts = counts.rename({"author_id": "reader_id"})
-    replies = _replies(shown, counts)
+    shown = pl.read_parquet(posts / "train-*.parquet").sort("post_id")
+    replies = _replies(shown, pl.read_parquet(reactions / "*.parquet").rename({"author_id": "reader_id"}))
     parents = dict(shown.select("post_id", "text").iter_rows())
     found: list[Preference] = []
     refused: Counter[str] = Counter()
     for parent, siblings in replies.items():
         used: set[str] = set()
-        for first, second in combinations(sorted(siblings, key=lambda one: -one.seconds), 2):
-            if used & {first.post_id, second.post_id}:
+        for older, younger in combinations(sorted(siblings, key=lambda one: -one["seconds"]), 2):
+            if used & {older["post_id"], younger["post_id"]}:
                 continue
-            verdict = _compare(first, second)
-            if isinstance(verdict, str):
-                refused[verdict] += 1
+            if why := _not_compared(older, younger):
+                refused[why] += 1
                 continue
-            better, worse, reason = verdict
-            used |= {better.post_id, worse.post_id}
+            used |= {older["post_id"], younger["post_id"]}
             asked: tuple[Message, ...] = ({"role": "user", "content": parents[parent]},)
-            ids = (parent, better.post_id, worse.post_id)
-            found.append(Preference(asked, better.text, worse.text, "reactions", reason, ids, "public posts"))
+            ids, reason = (parent, younger["post_id"], older["post_id"]), _reason(older, younger)
+            found.append(Preference(asked, younger["text"], older["text"], "reactions", reason, ids, "public posts"))
     return PreferencesRead(found, refused)
 
 
-def _raw(posts: pl.DataFrame) -> pl.DataFrame:
-    """Public counts of posts as reactions of nobody in particular; every post counts as equally shown."""
-    names = {"likes": "favorite", "replies": "reply", "reposts": "repost"}
-    counted = posts.select("post_id", *(pl.col(name).alias(signal) for name, signal in names.items()))
-    counted = counted.with_columns(pl.lit(10 * _LEAST_IMPRESSIONS).alias(IMPRESSION))
-    long = counted.unpivot(index="post_id", variable_name="signal", value_name="count").drop_nulls()
-    return long.with_columns(pl.col("count").cast(pl.Float64), author_id=pl.lit(None, dtype=pl.String))
-
-
-def _replies(posts: pl.DataFrame, reactions: pl.DataFrame) -> dict[str, list[_Reply]]:
-    """The replies with enough impressions to each post that is there, scored alike."""
-    latest = posts["created_at"].max()
+def _replies(posts: pl.DataFrame, reactions: pl.DataFrame) -> dict[str, list[Reply]]:
+    """The replies with enough impressions to each post that is there, scored alike: per 1,000 impressions."""
     weights = pl.DataFrame({"signal": [*WEIGHTS], "weight": [*WEIGHTS.values()]})
-    given = _guarded(reactions, posts).join(weights, on="signal")
-    totals = given.group_by("post_id").agg(
+    totals = (_guarded(reactions, posts).join(weights, on="signal").group_by("post_id")).agg(
         weighed=(pl.col("count") * pl.col("weight")).sum(),
         spread=(pl.col("square") * pl.col("weight") ** 2).sum(),
         against=pl.col("count").filter(pl.col("weight") < 0).sum() / pl.col("count").sum(),
     )
+    bridging = bridging_scores(reactions.drop_nulls("reader_id"), WEIGHTS)
     impressions = reactions.filter(signal=IMPRESSION).group_by("post_id").agg(impressions=pl.col("count").sum())
     scored = (
         posts.join(impressions, on="post_id")
@@ -115,22 +86,18 @@ def _replies(posts: pl.DataFrame, reactions: pl.DataFrame) -> dict[str, list[_Re
         .with_columns(
             reach=pl.col("impressions").median().over("author_id"),
             words=pl.col("text").str.split(" ").list.len(),
-            seconds=(pl.lit(latest) - pl.col("created_at")).dt.total_seconds(),
+            seconds=(pl.lit(posts["created_at"].max()) - pl.col("created_at")).dt.total_seconds(),
             score=1000 * pl.col("weighed") / pl.col("impressions"),
             variance=1e6 * pl.col("spread") / pl.col("impressions") ** 2,
+            bridging=pl.col("post_id").replace_strict(bridging, default=None, return_dtype=pl.Float64),
         )
         .filter(pl.col("parent_id").is_in(posts["post_id"].implode()), pl.col("impressions") >= _LEAST_IMPRESSIONS)
         .drop_nulls(["author_id", "seconds"])
         .sort("post_id")
     )
-    bridging = bridging_scores(reactions.drop_nulls("reader_id"), WEIGHTS)
-    found: dict[str, list[_Reply]] = {}
-    for row, score in zip(scored.iter_rows(named=True), _without_length(scored), strict=True):
-        reply = _Reply(
-            row["post_id"], row["author_id"], row["reach"], row["seconds"], row["words"], row["text"], float(score),
-            row["variance"], row["against"], row["impressions"], bridging.get(row["post_id"]),
-        )  # fmt: skip
-        found.setdefault(row["parent_id"], []).append(reply)
+    found: dict[str, list[Reply]] = {}
+    for reply in scored.with_columns(score=_without_length(scored)).iter_rows(named=True):
+        found.setdefault(reply["parent_id"], []).append(reply)
     return found
 
 
@@ -159,34 +126,36 @@ def _without_length(replies: pl.DataFrame) -> NDArray[Any]:
     return rest
 
 
-def _compare(older: _Reply, younger: _Reply) -> tuple[_Reply, _Reply, str] | str:
-    """The better and the worse of two replies with the reason, or why they are not compared.
+def _not_compared(older: Reply, younger: Reply) -> str | None:
+    """Why the younger of two replies is not the better one of a pair; None where it is.
 
     Only the later one can win (as in SHP, Ethayarajh et al. 2022): the earlier had more time to be seen.
     """
-    lead = younger.score - older.score
-    error = float(np.hypot(younger.variance**0.5, older.variance**0.5))
+    lead, error = younger["score"] - older["score"], math.sqrt(younger["variance"] + older["variance"])
+    sides = older["bridging"], younger["bridging"]
     checks = {
-        "by one author": older.author == younger.author,
-        "unequal exposure": younger.seconds < _EQUAL_EXPOSURE * older.seconds,
-        "unequal reach of the authors": not _within(older.reach, younger.reach, _SAME_REACH),
-        "unequal length": not _within(older.words, younger.words, _SAME_LENGTH),
-        "the earlier one leads": lead <= 0 or younger.seconds >= older.seconds,
+        "by one author": older["author_id"] == younger["author_id"],
+        "unequal exposure": younger["seconds"] < _EQUAL_EXPOSURE * older["seconds"],
+        "unequal reach of the authors": not _within(older["reach"], younger["reach"], _SAME_REACH),
+        "unequal length": not _within(older["words"], younger["words"], _SAME_LENGTH),
+        "the earlier one leads": lead <= 0 or younger["seconds"] >= older["seconds"],
         "by chance": lead < _CERTAIN * error or error == 0,
-        "outrage": younger.against >= _OUTRAGE,
+        "outrage": younger["against"] >= _OUTRAGE,
+        "liked by one side only": None not in sides and sides[1] <= sides[0],
     }
-    if older.bridging is not None and younger.bridging is not None:
-        checks["liked by one side only"] = younger.bridging <= older.bridging
-    if refused := next((name for name, holds in checks.items() if holds), None):
-        return refused
-    reason = (
-        f"{older.seconds - younger.seconds:,.0f} s later, yet {younger.score:.1f} against {older.score:.1f} weighted "
-        f"reactions in 1,000 impressions ({younger.impressions:,.0f} and {older.impressions:,.0f}), "
-        f"{lead / error:.1f} standard errors apart; {younger.words} and {older.words} words"
+    return next((name for name, holds in checks.items() if holds), None)
+
+
+def _reason(older: Reply, younger: Reply) -> str:
+    scores, words, seen = ([one[name] for one in (younger, older)] for name in ("score", "words", "impressions"))
+    error = math.sqrt(younger["variance"] + older["variance"])
+    sides = [one["bridging"] for one in (younger, older) if one["bridging"] is not None]
+    return (
+        f"{older['seconds'] - younger['seconds']:,.0f} s later, yet {scores[0]:.1f} against {scores[1]:.1f} weighted "
+        f"reactions in 1,000 impressions ({seen[0]:,.0f} and {seen[1]:,.0f}), {(scores[0] - scores[1]) / error:.1f} "
+        f"standard errors apart; {words[0]} and {words[1]} words"
+        + (f"; across viewpoints {sides[0]:+.2f} against {sides[1]:+.2f}" if len(sides) == 2 else "")
     )
-    if younger.bridging is not None and older.bridging is not None:
-        reason += f"; across viewpoints {younger.bridging:+.2f} against {older.bridging:+.2f}"
-    return younger, older, reason
 
 
 def _within(first: float, second: float, factor: float) -> bool:

@@ -85,9 +85,7 @@ def _preferences(context: StageContext) -> tuple[list[Preference], list[Preferen
         found += read.preferences
         left = ", ".join(f"{number:,} {reason}" for reason, number in sorted(read.refused.items())) or "none"
         context.progress.say(f"preferences of {source.name}: {len(read.preferences):,}; left out: {left}")
-    reacted = reaction_preferences(
-        context.read("prepare/posts"), context.read("prepare/reactions"), raw=project.align.preference.raw_engagement
-    )
+    reacted = reaction_preferences(context.read("prepare/posts"), context.read("prepare/reactions"))
     if reacted.refused:
         left = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reacted.refused.items()))
         context.progress.say(f"preferences of reactions: {len(reacted.preferences):,}; left out: {left}")
