@@ -15,4 +15,5 @@ peer() {
 }
 
 peer datatrove "datatrove==0.10.1" orjson nltk spacy "tokenizers>=0.20" "xxhash<4" ftfy regex
+peer lm-eval "lm-eval[hf]==0.4.13" "torch==2.13.0" "transformers==5.24.0"
 peer trl "trl==1.16.0" "torch==2.13.0" "transformers==5.24.0"
