@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from wingspan.errors import WingspanError
+from wingspan.report.record import read_record
 from wingspan.stages import STAGES, state
-from wingspan.units import count, duration, size
+from wingspan.train.telemetry.goodput import total
+from wingspan.units import count, duration, money, size
 from wingspan.workspace import Run, is_locked, verify
 
 
@@ -47,23 +58,69 @@ def _running(run: Run) -> dict[str, Any] | None:
 
 
 _STYLES = {"done": "green", "stale": "yellow", "running": "cyan", "absent": "dim", "damaged": "bold red"}
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_WIDTH = 60  # characters of a curve
+
+
+def rows(records: list[dict[str, Any]]) -> list[list[str]]:
+    """Stage, state, time, peak memory, when it was finished, what it does now or what is wrong with it."""
+    return [
+        [
+            record["stage"],
+            record["state"],
+            duration(record["wall_s"]) if "wall_s" in record else "",
+            size(record["peak_memory_bytes"]) if "peak_memory_bytes" in record else "",
+            record.get("finished_at", ""),
+            _doing(record["progress"]) if "progress" in record else record.get("problem", ""),
+        ]
+        for record in records
+    ]
+
+
+def _doing(progress: dict[str, Any]) -> str:
+    whole = f" of {count(progress['total'])}" if progress["total"] else ""
+    note = f", {progress['note']}" if progress["note"] else ""
+    return f"{progress['task']}: {count(progress['done'])}{whole} {progress['unit']}{note}"
 
 
 def table(records: list[dict[str, Any]]) -> Table:
     """The records as a person reads them."""
     view = Table("stage", "state", "time", "peak memory", "finished", "", box=None, pad_edge=False)
-    for record in records:
-        progress = record.get("progress")
-        note = record.get("problem", "")
-        if progress:
-            whole = f" of {count(progress['total'])}" if progress["total"] else ""
-            note = f"{progress['task']}: {count(progress['done'])}{whole} {progress['unit']} {progress['note']}"
-        view.add_row(
-            record["stage"],
-            f"[{_STYLES[record['state']]}]{record['state']}[/]",
-            duration(record["wall_s"]) if "wall_s" in record else "",
-            size(record["peak_memory_bytes"]) if "peak_memory_bytes" in record else "",
-            record.get("finished_at", ""),
-            note,
-        )
+    for stage, state_, *rest in rows(records):
+        view.add_row(stage, f"[{_STYLES[state_]}]{state_}[/]", *map(escape, rest))
     return view
+
+
+def screen(run: Run) -> Group:
+    """The table and, below it, how train and align fare: their losses so far, and where their time went."""
+    record = read_record(run, unfinished=True)
+    parts: list[Any] = [table(describe(run)), ""]
+    for name, lines in [("train", record.training), *((f"align: {one}", of) for one, of in record.aligning.items())]:
+        if losses := [line["loss"] for line in lines if line["loss"] is not None]:
+            parts.append(Text(f"{name} loss  {losses[0]:.3f} {curve(losses)} {losses[-1]:.3f}"))
+    for stage, lines in record.goodput.items():
+        if lines:
+            totals = total(lines)
+            shares = sorted(totals.shares.items(), key=lambda item: -item[1].ns)
+            told = ", ".join(f"{kind} {100 * share.ns / totals.wall_ns:.0f}%" for kind, share in shares if share.ns)
+            cost = sum(share.usd for share in totals.shares.values())
+            parts.append(Text(f"{stage} goodput {100 * totals.goodput:.0f}%: {told}; {money(cost)}", style="dim"))
+    return Group(*parts)
+
+
+def curve(values: Sequence[float]) -> str:
+    """Numbers as a line of blocks, each a mean of neighbours; the highest tenth is cut off."""
+    width = min(_WIDTH, len(values))
+    edges = [len(values) * place // width for place in range(width + 1)]
+    means = [fmean(values[first:last]) for first, last in pairwise(edges)]
+    low, high = min(means), sorted(means)[9 * (width - 1) // 10]  # the first losses would flatten all others
+    return "".join(_BLOCKS[round((min(one, high) - low) / ((high - low) or 1) * (len(_BLOCKS) - 1))] for one in means)
+
+
+def watch(run: Run, console: Console) -> None:
+    """Draw the screen again every second, or as often as takes a tenth of the time, until interrupted."""
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while True:
+            began = time.monotonic()
+            live.update(screen(run), refresh=True)
+            time.sleep(max(1.0, 9 * (time.monotonic() - began)))

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,6 +89,10 @@ def _ending(opened: Any, manifests: dict[str, dict[str, Any]], seconds: float, r
 def status(
     project: ProjectPath = Path("."),
     verify: Annotated[bool, typer.Option("--verify", help="Check every file against its hash.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until interrupted.")] = False,
+    port: Annotated[
+        int | None, typer.Option("--serve", metavar="PORT", min=0, max=65535, help="Show it on a page of this machine.")
+    ] = None,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     json_: AsJson = False,
@@ -95,13 +100,25 @@ def status(
 ) -> None:
     """What is done, stale or running.
 
-    Example: wingspan status examples/laptop --verify
+    Example: wingspan status examples/laptop --watch
     """
     from wingspan.console import output, print_json
+    from wingspan.report.live import live_server
     from wingspan.status import describe, table
+    from wingspan.status import watch as watch_run
     from wingspan.workspace import find_run
 
-    records = describe(find_run(project, overrides or (), runs), verify=verify)
+    found = find_run(project, overrides or (), runs)
+    if port is not None:
+        with live_server(found, port) as server:
+            url = f"http://127.0.0.1:{server.server_port}"
+            answer(json_, f"live at {url}, until interrupted", {"url": url})
+            with suppress(KeyboardInterrupt):
+                server.serve_forever()
+        return
+    if watch:
+        return watch_run(found, output)
+    records = describe(found, verify=verify)
     if json_:
         print_json(records)
     else:

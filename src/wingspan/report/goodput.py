@@ -59,11 +59,11 @@ def _tokens(kind: str, share: Share, pace: float) -> str:
     return "" if kind == "communication" else f"(for {count(round(share.ns * pace))})"
 
 
-def held_out_curves(record: Record) -> Markup | None:
+def held_out_curves(record: Record) -> list[Markup]:
     """Bits per byte of each source and language while training went on, where it was scored twice or more."""
     found = {one["step"]: one for one in record.evaluations}  # a step done again was scored again
     if len(found) < 2:
-        return None
+        return []
     points: dict[str, list[tuple[float, float]]] = {"all": []}
     sizes: Document = {}
     for step, one in sorted(found.items()):
@@ -75,4 +75,4 @@ def held_out_curves(record: Record) -> Markup | None:
     shown = ["all", *sorted(sizes, key=lambda name: -sizes[name])[:_CURVES]]
     lines = [Line(name, points[name], colour) for colour, name in enumerate(shown)]
     spoken = ", ".join(f"{name} from {points[name][0][1]:.3f} to {points[name][-1][1]:.3f}" for name in shown)
-    return line_chart("Held-out text by source and language", spoken, lines, "step", "bits per byte")
+    return [line_chart("Held-out text by source and language", spoken, lines, "step", "bits per byte")]

@@ -12,6 +12,7 @@ from wingspan.report.charts import Line, line_chart
 from wingspan.report.record import NOT_RECORDED, Document, Fact, Record, Told, signed, tell
 
 _TAUGHT_BY = {"grpo": "checks"}
+_POINTS = 1000  # of a curve at most
 _SMOOTHED_OVER = 0.1  # share of the steps in the running mean
 
 
@@ -42,8 +43,17 @@ def courses(record: Record) -> list[Course]:
     return found
 
 
+def curves(record: Record) -> list[Markup]:
+    """The losses so far of train and of each step of align."""
+    found = [_course("train", record.training, [])]
+    found += [_course(f"align: {name}", lines, []) for name, lines in record.aligning.items()]
+    return [one.chart for one in found if one.chart]
+
+
 def _course(title: str, metrics: list[Document], facts: list[Fact]) -> Course:
-    points = [(float(one["step"]), float(one["loss"])) for one in metrics if one.get("loss") is not None]
+    losses = {float(one["step"]): float(one["loss"]) for one in metrics if one.get("loss") is not None}
+    points = sorted(losses.items())  # a step done again counts as it was done last
+    points = points[:: -(-len(points) // _POINTS) or 1]
     return Course(title, _loss_chart(title, points) if len(points) > 1 else None, facts)
 
 

@@ -26,7 +26,7 @@ _SECTIONS = (
     ("provenance", "What it rests on"),
 )
 
-_pages = Environment(
+pages = Environment(
     loader=ChoiceLoader([PackageLoader("wingspan.report"), PackageLoader("wingspan")]),
     autoescape=True,  # posts, questions and answers are text that strangers wrote
     undefined=StrictUndefined,
@@ -49,7 +49,7 @@ def write_report(run: Run) -> Path:
 
 def render(record: Record) -> str:
     """The page as HTML."""
-    return _pages.get_template("page.html").render(
+    return pages.get_template("page.html").render(
         project=record.run.project,
         record=record,
         sections=_SECTIONS,

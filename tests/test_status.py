@@ -1,0 +1,79 @@
+"""A run while it works: its screen in a terminal and its page, from the files of an unfinished stage."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from wingspan.errors import InputError
+from wingspan.report.live import live_server
+from wingspan.status import curve, screen
+from wingspan.workspace import Run, find_run, lock
+
+PROJECT = '[project]\nname = "busy"\n[model]\ndepth = 2\n'
+LINE = {"until": 60, "loop": "train", "first": 0, "steps": 30, "tokens": 900, "tokens_left_out": 0, "kwh": 0.5}
+LINE |= {"energy": "RAPL counter", "usd": 2.0, "price": "$2 per device-hour"}
+LINE |= {"ns": {"start": 30 * 10**9, "compute": 30 * 10**9}}
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Run:
+    """A run whose train stage is under way, its last lines half-written."""
+    (tmp_path / "wingspan.toml").write_text(PROJECT)
+    run = find_run(tmp_path, runs=tmp_path / "runs")
+    partial = run.folder / ".train.partial"
+    partial.mkdir(parents=True)
+    write_lines(partial / "metrics.jsonl", [{"step": step, "loss": 3 - step / 20} for step in range(30)])
+    write_lines(partial / "goodput.jsonl", [LINE])
+    said = {"task": "train", "done": 30, "total": 400, "unit": "steps", "note": "<b>loss</b> 1.550", "stage": "train"}
+    (run.folder / "progress.json").write_text(json.dumps(said))
+    return run
+
+
+def test_the_screen_shows_losses_and_where_time_went(busy: Run) -> None:
+    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with lock(busy, "test"):
+        console.print(screen(busy))
+    text = console.export_text()
+    assert "train: 30 of 400 steps, <b>loss</b> 1.550" in text
+    assert "train loss  3.000 █" in text
+    assert "▁ 1.550" in text
+    assert "train goodput 50%: compute 50%, start 50%; $2.00" in text
+
+
+def test_the_page_renews_its_content_and_escapes_it(busy: Run) -> None:
+    server = live_server(busy, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        with lock(busy, "test"):
+            page, now = (urllib.request.urlopen(url + path).read().decode() for path in ("", "now"))
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(url + "wingspan.toml")
+        with pytest.raises(InputError, match=f"port {server.server_port} cannot be opened"):
+            live_server(busy, server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert now.strip() in page
+    assert 'fetch("now")' in page
+    assert "&lt;b&gt;loss&lt;/b&gt; 1.550" in now
+    assert "train: loss" in now
+    assert "50% in steps that count" in now
+
+
+def test_a_curve_keeps_its_width_and_its_shape() -> None:
+    assert curve([4, 3, 2, 1]) == "██▅▁"
+    assert len(curve(list(range(1000)))) == 60
+    assert curve([2.0]) == "▁"
