@@ -108,7 +108,7 @@ def _preference(record: Mapping[str, Any], source: str, licence: str) -> Prefere
     else:
         good, bad, reason = record.get("chosen"), record.get("rejected"), "chosen over the other"
     begin, sides = _question(prompt), [None if side is None else _answer(side) for side in (good, bad)]
-    if any(side is None and given is not None for side, given in zip(sides, (good, bad), strict=True)):
+    if sides == [None, None] or [side is None for side in sides] != [given is None for given in (good, bad)]:
         return None
     turns = next((side[:-1] for side in sides if side and len(side) > 1), None)
     question = begin or turns

@@ -15,6 +15,7 @@ import yaml
 from wingspan.errors import InputError, did_you_mean
 from wingspan.knowledge.grounding import grounded_messages
 from wingspan.model.chat import Message
+from wingspan.model.forms import turns_of
 from wingspan.prepare.conversations.conversation import DIALOGUE, Conversation, exchange
 from wingspan.prepare.readers.records import json_object, text_lines
 from wingspan.prepare.readers.registry import files_of
@@ -24,7 +25,6 @@ from wingspan.project import DialogueSource
 
 LONGEST = 800  # characters of a dialogue; longer ones teach a chat to be an essay
 _TEXTS_ONLY = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # no scalar becomes a number, a date or an object
-_ROLES = ("system", "user", "assistant")
 
 # Folders of chatterbot-corpus -> ISO 639-1.
 _LANGUAGES = {
@@ -73,7 +73,7 @@ def read_dialogues(source: DialogueSource, path: Path) -> DialoguesRead:
             damaged += 1
             continue
         turns = tuple(message["content"] for message in dialogue.messages)
-        if sum(map(len, turns)) > LONGEST:
+        if source.reader == "chatterbot" and sum(map(len, turns)) > LONGEST:
             refused["too long"] += 1
         elif turns in kept:
             refused["duplicate"] += 1
@@ -121,13 +121,13 @@ def _first_exchange(entry: Any, lang: str | None, group: str) -> Dialogue | None
 
 
 def _messages(source: DialogueSource, path: Path) -> Iterator[Dialogue | None]:
-    """JSON lines `{"messages": [{"role", "content"}, ...], "lang": ...}`; turns after the last answer are cut."""
+    """JSON lines in any of the forms that model.forms knows, with `lang`; turns after the last answer are cut."""
     for file in files_of(path, (".jsonl", ".ndjson")):
         for line in text_lines(file):
             if not line.strip():
                 continue
             record = json_object(line)
-            messages = _turns(record.get("messages")) if record else None
+            messages = _turns(record) if record else None
             lang = record.get("lang") if record else None
             if messages is None:
                 yield None
@@ -135,21 +135,12 @@ def _messages(source: DialogueSource, path: Path) -> Iterator[Dialogue | None]:
                 yield Dialogue(messages, lang if isinstance(lang, str) else None, file.stem)
 
 
-def _turns(raw: Any) -> tuple[Message, ...] | None:
-    """Checked turns: an optional system prompt, then user and assistant in alternation, an answer last."""
-    if not isinstance(raw, list):
-        return None
-    turns: list[Message] = []
-    for one in raw:
-        role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
-        if role not in _ROLES or not isinstance(content, str) or not content.strip():
-            return None
-        turns.append({"role": role, "content": content.strip()})
+def _turns(record: dict[str, Any]) -> tuple[Message, ...] | None:
+    """Checked turns with an answer last."""
+    turns = turns_of(record) or []
     while turns and turns[-1]["role"] != "assistant":
         turns.pop()
-    spoken = [turn["role"] for turn in turns if turn["role"] != "system"]
-    alternates = spoken == ["user", "assistant"] * (len(spoken) // 2)
-    return tuple(turns) if spoken and alternates and "system" not in [turn["role"] for turn in turns[1:]] else None
+    return tuple(turns) or None
 
 
 def split_dialogues(
