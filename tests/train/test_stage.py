@@ -21,6 +21,7 @@ from wingspan.progress import SilentProgress
 from wingspan.stages import stage_spec
 from wingspan.train.data.ledger import audit
 from wingspan.train.stage import work
+from wingspan.train.telemetry.goodput import read_lines, total
 
 SCRIPT = [prepared.__file__]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -100,11 +101,18 @@ def interrupted(folder: Path, checkpoint: str, **options: Any) -> Path:
 
 
 def test_after_sigkill_the_weights_are_those_of_an_undisturbed_run(undisturbed: Path, tmp_path: Path) -> None:
+    began = time.time_ns()
     interrupted(tmp_path, "step-00000012", tokens=40 * 256)
     train(tmp_path)
+    ended = time.time_ns()
     assert weights(tmp_path) == weights(undisturbed)
     assert losses(tmp_path) == losses(undisturbed)
     assert audit(tmp_path / "runs/tiny/train/ledger").samples == 320
+    lines = read_lines(tmp_path / "runs/tiny/train")
+    spent = total(lines)
+    assert began < lines[-1]["until"] - spent.wall_ns < lines[-1]["until"] < ended
+    assert 0 < spent.goodput < 1
+    assert spent.shares["restart"].ns > spent.shares["start"].ns > 0
 
 
 def test_a_damaged_checkpoint_is_named_and_an_older_one_used(undisturbed: Path, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class Goodput:
         self.kind = "restart" if before else "start"
         self._energy = EnergyMeter(machines.watts, machines.devices)
         self._lines = JsonLines(folder / FILE)
-        self._loop, self._next = "", 0
+        self._loop, self._next, self._told_until = "", 0, 0
         self._before_step: dict[str, int] = {}
         self._begin_line()
 
@@ -206,8 +206,11 @@ class Goodput:
         return good / max(1, self._before.wall_ns + self._at - self._until)
 
     def values(self) -> dict[tuple[str, ...], float]:
-        """Seconds, tokens, kWh and US dollars of each kind until the last line, by name and kind."""
+        """Seconds, tokens, kWh and US dollars of each kind, by name and kind; none until a line has been added."""
         found: dict[tuple[str, ...], float] = {}
+        if self._told_until == self._until:
+            return found
+        self._told_until = self._until
         for kind, share in self._before.shares.items():
             found["seconds", kind] = share.ns / 1e9
             found["kwh", kind], found["usd", kind] = share.kwh, share.usd
