@@ -98,3 +98,36 @@ def rehearse_goodput(
         print_json(lived)
     else:
         output.print(months.render(lived))
+
+
+@command(app.rehearse, "chaos")
+def rehearse_chaos(
+    project: ProjectPath = Path("."),
+    faults: Annotated[
+        str,
+        typer.Option(help="Only these: kill, stop, slow, flip, corrupt, disk, network, term, ranks."),
+    ] = "",
+    overrides: Overrides = None,
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """A small real training of the project is broken in every way; it must end with the loss of an undisturbed one.
+
+    Example: wingspan rehearse chaos examples/scratch --faults kill,stop
+    """
+    from wingspan.console import TerminalProgress, output, print_json
+    from wingspan.model.checkpoint import open_folder
+    from wingspan.model.gguf import open_model_folder
+    from wingspan.model.shape import shape_of
+    from wingspan.project_file import load_project, project_file
+    from wingspan.rehearse import chaos
+
+    loaded = load_project(project, overrides or ())
+    start, base = loaded.model.start, project_file(project).resolve().parent
+    shape = shape_of(loaded.model) if start == "scratch" else open_folder(open_model_folder(start, base)).shape
+    names = [name for name in faults.split(",") if name]
+    with TerminalProgress("chaos", None, quiet=json_) as progress:
+        lived = chaos.rehearse_chaos(loaded, shape, names, progress)
+    print_json(lived) if json_ else output.print(chaos.render(lived))
+    if not lived["same"]:
+        raise typer.Exit(1)

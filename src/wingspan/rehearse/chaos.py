@@ -12,28 +12,34 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 from torch._C._distributed_c10d import TCPStore
 
 from wingspan.errors import InputError, WorkError, did_you_mean
 from wingspan.model.shape import ModelShape
 from wingspan.progress import Progress
 from wingspan.project import Layout, Project
-from wingspan.rehearse.chaos_rank import CHECKPOINT_EVERY, FLIP, Drill, train
+from wingspan.rehearse.chaos_rank import FLIP, NAMESPACE, ROWS, Drill, train
 from wingspan.train.data.ledger import Entry, entries
 
 _HANG_S, _PACE_S, _PATIENCE_S = 3.0, 0.02, 90.0
 _BEFORE = 18  # steps before the first fault: what is odd is known by the sixteen before it
-_BETWEEN = 8
-_SAME = 1e-4  # of a loss: float32 on other numbers of ranks
+_BETWEEN, _PER_FAULT, _WHILE_SLOW = 8, 14, 40
+_OURS, _THEIRS, _HERE, _THERE = "wingspan0", "wingspan1", "10.231.77.1", "10.231.77.2"
+_SAME = 1e-3  # of a loss: what rounding on another number of ranks grows to in a hundred steps
 _VICTIM = 1
 _GUILTY = (
     r"rank (\d+) does not answer",
@@ -60,8 +66,8 @@ class Survived:
 class Trial:
     """A training under attack."""
 
-    def __init__(self, drill: Drill, layout: Layout) -> None:
-        self.drill, self.layout = drill, layout
+    def __init__(self, drill: Drill, layout: Layout, namespace: str = "") -> None:
+        self.drill, self.layout, self._namespace = drill, layout, namespace
         self.processes: list[BaseProcess] = []
         self._launch = 0
         self._context = multiprocessing.get_context("forkserver")
@@ -72,18 +78,23 @@ class Trial:
         """Start all ranks; the store by which they meet is the launcher's, as torchrun has it."""
         chosen = layout or self.layout
         self._launch += 1
-        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        address = _HERE if self._namespace else "127.0.0.1"
+        self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
         self.processes = []
         for rank in range(chosen.world_size):
             environment = {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(chosen.world_size),
-                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_ADDR": address,
                 "MASTER_PORT": str(self._store.port),
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
                 "TORCHELASTIC_RESTART_COUNT": str(self._launch),
             }
+            if self._namespace:
+                environment["GLOO_SOCKET_IFNAME"] = _THEIRS if rank == _VICTIM else _OURS
+            if self._namespace and rank == _VICTIM:
+                environment[NAMESPACE] = self._namespace
             arguments = (self.drill, chosen, environment, self._log(rank))
             process = self._context.Process(target=train, args=arguments, daemon=True)
             process.start()
@@ -117,7 +128,8 @@ class Trial:
         """Wait; raises WorkError with the end of what was said when it does not come."""
         deadline = time.monotonic() + _PATIENCE_S
         while not true():
-            if time.monotonic() > deadline:
+            over = all(not one.is_alive() for one in self.processes) and not true()
+            if over or time.monotonic() > deadline:
                 self.end()
                 said = self.said()[-2000:]
                 raise WorkError(f"the training was waited for {what} in vain", remedy=f"Its last words: {said}")
@@ -200,9 +212,16 @@ def _term(trial: Trial) -> None:
     trial.ended()
 
 
+def _network(trial: Trial) -> None:
+    _ip("link", "set", _OURS, "down")
+    trial.wait(lambda: not trial.processes[0].is_alive(), "to miss the rank beyond the link")
+    trial.end()
+    _ip("link", "set", _OURS, "up")
+
+
 def _ranks(trial: Trial) -> None:
     _term(trial)
-    trial.start(Layout(precision="fp32"))
+    trial.start(Layout(micro_batch=ROWS, precision="fp32"))
     before = trial.reached()
     trial.wait(lambda: trial.reached() > before + 2, "to go on alone")
     _term(trial)
@@ -211,24 +230,28 @@ def _ranks(trial: Trial) -> None:
 FAULTS: dict[str, tuple[str, Fault]] = {
     "kill": ("SIGKILL of a rank", _kill),
     "stop": ("SIGSTOP of a rank", _stop),
-    "slow": ("a rank stopped four fifths of the time", _slow),
+    "slow": ("a rank slowed to a fifth", _slow),
     "flip": ("a bit of a gradient flipped", _flip),
-    "corrupt": ("a byte of a checkpoint flipped, all ranks killed", _corrupt),
+    "corrupt": ("a byte of a checkpoint changed", _corrupt),
     "disk": ("the disk of a rank takes no more", _disk),
+    "network": ("the link to a rank down", _network),
     "term": ("SIGTERM to all ranks", _term),
     "ranks": ("one rank instead of all, and back", _ranks),
 }
 
 
-def rehearse_chaos(project: Project, shape: ModelShape, faults: Sequence[str], progress: Progress) -> dict[str, object]:
+def rehearse_chaos(project: Project, shape: ModelShape, faults: Sequence[str], progress: Progress) -> dict[str, Any]:
     """Live through faults (names of FAULTS; none: all). Raises InputError for a name that is none."""
     for name in faults:
         if name not in FAULTS:
             raise InputError(f"there is no fault '{name}'", remedy=did_you_mean(name, FAULTS, "Faults"))
-    chosen = list(faults or FAULTS)
+    chosen = [name for name in faults or FAULTS if name != "network" or network_namespaces()]
+    left_out = [name for name in faults or FAULTS if name not in chosen]
     layout, tiny = small(project.layout or Layout(), shape)
-    steps = _BEFORE + (len(chosen) + 1) * (_BETWEEN + 2 * CHECKPOINT_EVERY) + 40 * ("slow" in chosen)
-    with tempfile.TemporaryDirectory(prefix="wingspan-chaos-") as folder:
+    steps = _BEFORE + (len(chosen) + 1) * _PER_FAULT + _WHILE_SLOW * ("slow" in chosen)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="wingspan-chaos-"))
+        namespace = stack.enter_context(_link()) if "network" in chosen else ""
         drill = Drill(Path(folder) / "broken", tiny, project.train.optimizer, steps, project.project.seed, _HANG_S)
         with progress.task("chaos", len(chosen) + 1, "faults") as task:
             whole = _losses(_run(replace(drill, folder=Path(folder) / "whole"), layout, {}, lambda *_: None))
@@ -245,6 +268,7 @@ def rehearse_chaos(project: Project, shape: ModelShape, faults: Sequence[str], p
                 layout,
                 {name: FAULTS[name][1] for name in chosen},
                 note,
+                namespace,
             )
         losses = _losses(trial)
         ends = [step for step, _ in survived[1:]] + [steps]
@@ -256,16 +280,23 @@ def rehearse_chaos(project: Project, shape: ModelShape, faults: Sequence[str], p
         "ranks": layout.world_size,
         "layout": layout.model_dump(),
         "steps": steps,
-        "faults": judged,
+        "left_out": left_out,
+        "faults": [one | {"title": FAULTS[one["fault"]][0]} for one in judged],
         "loss": {"undisturbed": whole[steps - 1], "broken": losses[steps - 1]},
         "same": len(losses) == steps and max(abs(losses[step] - whole[step]) for step in whole) < _SAME,
         "wall_s": round(time.monotonic() - started, 1),
     }
 
 
-def _run(drill: Drill, layout: Layout, faults: dict[str, Fault], survived: Callable[[int, Survived], None]) -> Trial:
+def _run(
+    drill: Drill,
+    layout: Layout,
+    faults: dict[str, Fault],
+    survived: Callable[[int, Survived], None],
+    namespace: str = "",
+) -> Trial:
     """A whole training, through faults."""
-    trial = Trial(drill, layout)
+    trial = Trial(drill, layout, namespace)
     try:
         trial.start()
         for number, (name, fault) in enumerate(faults.items()):
@@ -282,18 +313,19 @@ def _run(drill: Drill, layout: Layout, faults: dict[str, Fault], survived: Calla
 
 def _strike(trial: Trial, name: str, fault: Fault) -> tuple[int, Survived]:
     done, before = len(trial.ledger()), trial.reached()
-    struck = time.monotonic()
+    earlier, struck = set(trial.said().splitlines()), time.monotonic()
     fault(trial)
     detected = time.monotonic()
-    said, dead = trial.said(), [one.exitcode for one in trial.processes]
-    before = max(before, trial.reached())
+    said = "\n".join(line for line in trial.said().splitlines() if line not in earlier)
+    dead = [one.exitcode for one in trial.processes]
+    reached = max(before, trial.reached())
     if None not in dead:
         trial.start()
-    trial.wait(lambda: trial.reached() > before, "to recover")
+    trial.wait(lambda: trial.reached() > reached, "to recover")
     recovered = time.monotonic()
     steps = [one.step for one in trial.ledger()]
     repeated = len(steps) - len(set(steps)) - (done - len(set(steps[:done])))
-    guilty, line = _verdict(said, dead)
+    guilty, line = _verdict(said.replace(f"{trial.drill.folder}/", ""), dead)
     return before, Survived(name, round(detected - struck, 2), round(recovered - detected, 2), repeated, guilty, line)
 
 
@@ -332,4 +364,50 @@ def small(layout: Layout, shape: ModelShape) -> tuple[Layout, ModelShape]:
         experts_per_token=min(2, shape.experts_per_token),
         expert_ffn=32 if shape.experts else 0,
     )
-    return Layout(dp_shard=2, precision="fp32", **axes), tiny
+    return Layout(dp_shard=2, micro_batch=ROWS, precision="fp32", **axes), tiny
+
+
+def network_namespaces() -> bool:
+    """Whether this process may make network namespaces and links."""
+    try:
+        with _link():
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@contextmanager
+def _link() -> Iterator[str]:
+    """A network namespace behind a link of its own; its name."""
+    name = f"wingspan-{os.getpid()}"
+    _ip("netns", "add", name)
+    try:
+        _ip("link", "add", _OURS, "type", "veth", "peer", "name", _THEIRS, "netns", name)
+        for inside, link, address in (((), _OURS, _HERE), (("-n", name), _THEIRS, _THERE)):
+            _ip(*inside, "addr", "add", f"{address}/30", "dev", link)
+            for one in (link, "lo"):
+                _ip(*inside, "link", "set", one, "up")
+        yield name
+    finally:
+        _ip("netns", "del", name)  # and with it the link
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def render(lived: dict[str, Any]) -> RenderableType:
+    """The JSON of `wingspan rehearse chaos` as a screen for rich."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("fault", "noticed", "going on", "steps lost", "guilty", "losses differ"):
+        table.add_column(title, justify="left" if title == "fault" else "right", no_wrap=True)
+    for one in lived["faults"]:
+        guilty = "" if one["guilty"] is None else f"rank {one['guilty']}"
+        times = (f"{one[name]:.1f} s" for name in ("detected_s", "recovered_s"))
+        table.add_row(one["title"], *times, f"{one['lost_steps']}", guilty, f"{one['difference']:.1g}")
+    loss, ranks = lived["loss"], lived["ranks"]
+    ending = f"ended with loss {loss['broken']:.6f}, undisturbed {loss['undisturbed']:.6f}"
+    verdict = ("\u2713 the same", "green") if lived["same"] else ("\u2717 not the same", "red")
+    text = Text.assemble(f"{lived['steps']} steps on {ranks} ranks {ending}: ", verdict)
+    note = "\nnot tried: network, which needs network namespaces (unshare -Urnm, or root)" if lived["left_out"] else ""
+    return Group(table, Text(), text + Text(note, "dim"))

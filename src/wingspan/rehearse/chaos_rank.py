@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -27,6 +28,7 @@ from wingspan.train.start import start_part
 
 SEQUENCE, ROWS = 16, 8
 CHECKPOINT_EVERY = 5
+NAMESPACE = "WINGSPAN_CHAOS_NAMESPACE"  # names the network namespace that a rank lives in
 FLIP = "flip-a-bit"  # a file of this name, and a rank's number, asks that rank to
 _TOP_EXPONENT_BIT = 1 << 30
 _SAMPLES = 4096
@@ -48,6 +50,9 @@ class Drill:
 def train(drill: Drill, layout: Layout, environment: dict[str, str], log: Path) -> None:
     """Be the rank that the environment says, with what it says in a log."""
     os.environ |= environment
+    if NAMESPACE in environment:
+        with Path("/run/netns", environment[NAMESPACE]).open() as namespace:
+            ctypes.CDLL(None).setns(namespace.fileno(), 0)
     torch.set_num_threads(1)
     with log.open("w") as stream:
         os.dup2(stream.fileno(), 1)

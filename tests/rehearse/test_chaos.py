@@ -1,0 +1,74 @@
+"""A real small training, really broken: no fault changes a loss, and each is noticed and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wingspan.errors import InputError
+from wingspan.model.shape import ModelShape, shape_of
+from wingspan.progress import SilentProgress
+from wingspan.project import Layout, Project
+from wingspan.project_file import load_project
+from wingspan.rehearse.chaos import FAULTS, network_namespaces, rehearse_chaos, small
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def project() -> tuple[Project, ModelShape]:
+    found = load_project(EXAMPLES / "scratch", ["train.optimizer.name=adamw"])
+    return found, shape_of(found.model)
+
+
+@pytest.fixture(scope="module")
+def lived() -> dict[str, dict[str, Any]]:
+    result = rehearse_chaos(*project(), [], SilentProgress())
+    assert result["same"]
+    return {one["fault"]: one for one in result["faults"]}
+
+
+@pytest.mark.slow
+def test_no_fault_changes_a_loss(lived: dict[str, dict[str, Any]]) -> None:
+    assert set(lived) == set(FAULTS) - ({"network"} if not network_namespaces() else set())
+    assert all(one["difference"] == 0.0 for name, one in lived.items() if name != "ranks")
+    assert lived["ranks"]["difference"] < 1e-3  # sums of another number of ranks
+
+
+@pytest.mark.slow
+def test_faults_are_named(lived: dict[str, dict[str, Any]]) -> None:
+    guilty = {name: one["guilty"] for name, one in lived.items()}
+    assert guilty == {name: None if name in ("term", "ranks") else 1 for name in lived}
+    words = {
+        "kill": "rank 1 was killed",
+        "stop": "no step for 3 s: rank 1 does not answer",
+        "slow": "rank 1 is slow",
+        "flip": "rank 1 computed wrongly once; the step was done again",
+        "corrupt": "has changed); trying an older one",
+        "disk": "rank 1 could not write the checkpoint",
+        "network": "no step for 3 s: rank 1 does not answer",
+        "term": "the run was asked to end",
+    }
+    assert all(words[name] in lived[name]["said"] for name in words if name in lived)
+
+
+@pytest.mark.slow
+def test_only_what_was_not_saved_is_done_again(lived: dict[str, dict[str, Any]]) -> None:
+    lost = {name: one["lost_steps"] for name, one in lived.items()}
+    assert all(lost[name] == 0 for name in ("slow", "flip", "term", "ranks"))
+    assert all(0 < lost[name] <= 16 for name in lived if name in ("kill", "stop", "corrupt", "disk", "network"))
+
+
+def test_a_layout_becomes_one_of_a_few_ranks() -> None:
+    shape = ModelShape("qwen3", 40, 4096, 32, 8, 128, 11000, 32768, tie_embeddings=True)
+    layout, tiny = small(Layout(dp_shard=320, tp=8, pp=4), shape)
+    assert (layout.dp_shard, layout.tp, layout.pp, layout.world_size) == (2, 2, 2, 8)
+    assert not tiny.tie_embeddings
+    assert small(Layout(), shape)[0].world_size == 2
+
+
+def test_a_fault_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="no fault 'kil'") as caught:
+        rehearse_chaos(*project(), ["kil"], SilentProgress())
+    assert "kill" in caught.value.remedy
