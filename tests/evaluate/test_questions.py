@@ -106,11 +106,6 @@ def test_every_form_of_benchmark_file_is_scored_as_its_field_does(tmp_path: Path
     assert value(benchmark_task(wino, 10, 1), [[(-1.0, False), (-2.0, False)]]) == 1
     lambada = lines(tmp_path / "l.jsonl", [{"context": "Give me a", "continuation": "sign"}] * 2)
     assert value(benchmark_task(lambada, 10, 1), [(-1.0, True), "Sign, he said"]) == 1
-    trivia = lines(
-        tmp_path / "t.jsonl", [{"context": "Question: Which root?\nAnswer:", "answer": "Onion", "aliases": ["Pyaz"]}]
-    )
-    assert value(benchmark_task(trivia, 10, 1), ["pyaz, I think"]) == 1
-    assert value(benchmark_task(trivia, 10, 1), ["On"]) == 0
     gsm = lines(tmp_path / "g.jsonl", [{"question": "How many?", "answer": "9 and 9\n#### 1,018"}] * 2)
     assert value(benchmark_task(gsm, 10, 1), ["It is 1018.", "1,018 minus 3"]) == 0.5
     (tmp_path / "mgsm_fr.tsv").write_text("Combien ?\t18\nCombien ?\t3\n")
@@ -218,5 +213,5 @@ def test_items_in_the_training_posts_are_found_and_scores_without_them_given(tmp
 def test_the_real_files_are_read(shared_data: Path) -> None:
     assert len(tweeteval_tasks(shared_data / "data/tweeteval", [0, 3], 20, 1)) == 14
     named = [*(shared_data / "data/evals").glob("*.jsonl"), *(shared_data / "data/evals").glob("*.[ct]sv")]
-    files = [path for path in named if path.stem != "mt_bench_questions"]
+    files = [path for path in named if path.stem not in ("mt_bench_questions", "triviaqa_sm_sub")]
     assert [benchmark_task(path, 3, 1).name for path in files] == [path.stem for path in files]

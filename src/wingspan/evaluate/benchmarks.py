@@ -25,7 +25,7 @@ _Row = Mapping[str, Any]
 _Form = Callable[[str, Sequence[_Row]], Task]
 
 _NUMBER = re.compile(r"-?\d[\d,.]*")
-_REASONING_TOKENS, _FACT_TOKENS = 256, 24
+_REASONING_TOKENS = 256
 
 
 def benchmark_task(path: Path, count: int, seed: int) -> Task:
@@ -78,13 +78,10 @@ def _choices(name: str, rows: Sequence[_Row]) -> Task:
 
 
 def _classes(name: str, classes: int) -> list[Measure]:
-    """Macro-F1, and whether the model knows how sure it is (Brier 1950); an answer in words is taken as certain."""
+    """Macro-F1, and whether the model knows how sure it is (Brier 1950)."""
 
     def squared_error(docs: Sequence[_Row], answers: Sequence[Any]) -> statistics.Floats:
-        told = [
-            np.eye(classes + 1)[chosen(doc, one)][:classes] if isinstance(one, str) else probabilities(one)
-            for doc, one in zip(docs, answers, strict=True)
-        ]
+        told = [probabilities(doc, one) for doc, one in zip(docs, answers, strict=True)]
         right = np.eye(classes)[[doc["gold"] for doc in docs]]
         return statistics.ratio_columns([*((np.asarray(told) - right) ** 2).sum(axis=1)])
 
@@ -142,20 +139,6 @@ def _continuations(name: str, rows: Sequence[_Row]) -> Task:
     return Task(name, config, docs, [_general(name, "accuracy of the greedy continuation", said)])
 
 
-def _facts(name: str, rows: Sequence[_Row]) -> Task:
-    """Whether the answer begins with one of the right names, as words."""
-    docs = [
-        _doc(number, row["context"], expected=row["answer"]) | {"names": [row["answer"], *row["aliases"]]}
-        for number, row in enumerate(rows)
-    ]
-
-    def right(doc: _Row, answer: str) -> bool:
-        told = words(answer)
-        return any(name and told[: len(name)] == name for name in map(words, doc["names"]))
-
-    return Task(name, answer_config(_FACT_TOKENS, ["\n"]), docs, [_general(name, "share that begin right", right)])
-
-
 def _sums(name: str, rows: Sequence[_Row]) -> Task:
     """Whether the last number of the answer is the right one (GSM8K, MGSM)."""
     docs = [
@@ -175,7 +158,6 @@ _FORMS: dict[str, _Form] = {
     "query, choices, gold": _choices,
     "context_options, continuation, gold": _contexts,
     "context, continuation": _continuations,
-    "context, answer, aliases": _facts,
     "question, answer": _sums,
     "Question, Best Answer, Incorrect Answers": _truthful,
 }
@@ -191,7 +173,7 @@ def _asked(query: str) -> str:
 
 
 def _right(name: str, metric: str, per_byte: bool) -> Measure:
-    return _general(name, metric, lambda doc, answer: chosen(doc, answer, per_byte) == doc["gold"])
+    return _general(name, metric, lambda doc, answer: bool(chosen(doc, answer, per_byte) == doc["gold"]))
 
 
 def _general(name: str, metric: str, holds: Callable[[_Row, Any], bool]) -> Measure:

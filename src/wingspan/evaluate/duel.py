@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -22,7 +23,7 @@ from jinja2 import Environment, PackageLoader
 from wingspan.errors import InputError
 from wingspan.evaluate.measures import chosen
 from wingspan.evaluate.stage import ask
-from wingspan.evaluate.statistics import Floats
+from wingspan.evaluate.statistics import Floats, bootstrap_weights
 from wingspan.evaluate.tasks import Task, answer_config, choice_config, choice_doc, prompt_text
 from wingspan.model.chat import Message
 from wingspan.progress import Progress
@@ -142,22 +143,20 @@ def standings(pairs: Sequence[Pair], points: Sequence[float], seed: int) -> list
     longer = np.array([len(pair.answers[0]) - len(pair.answers[1]) for pair in pairs], np.float64)
     longer /= longer.std() or 1.0
     won = np.asarray(points, np.float64)
-    prompts = np.unique([pair.prompt for pair in pairs], return_inverse=True)[1]
-    random_ = np.random.default_rng(seed)
-    draws = random_.multinomial(prompts.max() + 1, np.full(prompts.max() + 1, 1 / (prompts.max() + 1)), _RESAMPLES)
-    plain, level = (
-        _with_intervals(columns, won, draws[:, prompts], len(models)) for columns in (sides, np.c_[sides, longer])
-    )
-    found = []
-    for place, name in enumerate(models):
-        mine = [
-            won[n] if pair.left == name else 1 - won[n]
-            for n, pair in enumerate(pairs)
-            if name in (pair.left, pair.right)
-        ]
-        texts = {pair.prompt: pair.answers[pair.right == name] for pair in pairs if name in (pair.left, pair.right)}
-        empty = sum(not text for text in texts.values())
-        found.append(Standing(name, plain[place], level[place], float(np.mean(mine)), empty))
+    names, prompts = np.unique([pair.prompt for pair in pairs], return_inverse=True)
+    draws = bootstrap_weights(len(names), _RESAMPLES, seed)[:, prompts]
+    plain, level = (_with_intervals(columns, won, draws, len(models)) for columns in (sides, np.c_[sides, longer]))
+    shares = [np.mean(0.5 + (side * (won - 0.5))[side != 0]) for side in sides.T]
+    said = {
+        (pair.prompt, name): text
+        for pair in pairs
+        for name, text in zip((pair.left, pair.right), pair.answers, strict=True)
+    }
+    empty = Counter(name for (_, name), text in said.items() if not text)
+    found = [
+        Standing(name, plain[place], level[place], float(shares[place]), empty[name])
+        for place, name in enumerate(models)
+    ]
     return sorted(found, key=lambda one: -one.elo[0])
 
 

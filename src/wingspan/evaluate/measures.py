@@ -47,15 +47,13 @@ class Measure:
     group: Group = "platform"
 
 
-def share(
-    name: str, title: str, metric: str, holds: Callable[[Doc, Any], float], *, simple: bool = True, **more: Any
-) -> Measure:
-    """The share of items of which `holds` says 1 (`simple`: always 0 or 1)."""
+def share(name: str, title: str, metric: str, holds: Callable[[Doc, Any], bool], **more: Any) -> Measure:
+    """The share of items that are right."""
 
     def columns(docs: Sequence[Doc], answers: Sequence[Any]) -> Floats:
         return statistics.ratio_columns([float(holds(*pair)) for pair in zip(docs, answers, strict=True)])
 
-    return Measure(name, title, metric, "share", statistics.ratio, columns, right_or_wrong=simple, **more)
+    return Measure(name, title, metric, "share", statistics.ratio, columns, right_or_wrong=True, **more)
 
 
 def classes_measure(
@@ -99,8 +97,10 @@ def declines(answer: str) -> bool:
     return _DECLINES.search(answer) is not None
 
 
-def probabilities(answer: Any) -> Floats:
-    """The choices' likelihoods, scaled to sum to 1."""
+def probabilities(doc: Doc, answer: Any) -> Floats:
+    """The choices' likelihoods, scaled to sum to 1; an answer in words is certain, of nothing if it names none."""
+    if isinstance(answer, str):
+        return np.asarray(np.eye(len(doc["choices"]) + 1)[chosen(doc, answer)][:-1])
     scores = np.asarray([float(given[0]) for given in answer])
     weights = np.exp(scores - scores.max())
     return np.asarray(weights / weights.sum())
@@ -116,12 +116,9 @@ def _bits(docs: Sequence[Doc], answers: Sequence[Any]) -> Floats:
 
 
 def _rating_moments(docs: Sequence[Doc], answers: Sequence[Any]) -> Floats:
-    """p(positive) - p(negative) beside the raters' mean; an answer in words counts as certain."""
+    """p(positive) - p(negative) beside the raters' mean."""
     positive, negative = LABEL_CLASSES.index("positive"), LABEL_CLASSES.index("negative")
-    rows = [
-        np.eye(len(LABEL_CLASSES))[chosen(doc, answer)] if isinstance(answer, str) else probabilities(answer)
-        for doc, answer in zip(docs, answers, strict=True)
-    ]
+    rows = [probabilities(doc, answer) for doc, answer in zip(docs, answers, strict=True)]
     return statistics.moment_columns([float(row[positive] - row[negative]) for row in rows], [d["value"] for d in docs])
 
 
@@ -153,7 +150,7 @@ REPLY_CHOICE = share(
     "reply_choice",
     "The right reply among wrong ones",
     "accuracy by log-likelihood per byte",
-    lambda doc, answer: chosen(doc, answer, per_byte=True) == doc["gold"],
+    lambda doc, answer: bool(chosen(doc, answer, per_byte=True) == doc["gold"]),
 )
 
 BITS_PER_BYTE = Measure(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from wingspan.evaluate import statistics
-from wingspan.evaluate.measures import Measure
+from wingspan.evaluate.measures import Measure, chosen
 from wingspan.evaluate.statistics import Difference, Estimate, Floats
 from wingspan.evaluate.tasks import Task
 
@@ -30,13 +30,13 @@ def score_table(
     """
     found = []
     for measure in task.measures:
-        chosen = [number for number, doc in enumerate(task.docs) if measure.applies(doc)]
-        if not chosen:
+        about = [number for number, doc in enumerate(task.docs) if measure.applies(doc)]
+        if not about:
             continue
-        row = _row(measure, task.docs, answers, chosen, resamples=resamples, seed=seed)
+        row = _row(measure, task.docs, answers, about, resamples=resamples, seed=seed)
         if contaminated is not None:
-            clean = [number for number in chosen if task.docs[number]["id"] not in contaminated]
-            row["contaminated"] = len(chosen) - len(clean)
+            clean = [number for number in about if task.docs[number]["id"] not in contaminated]
+            row["contaminated"] = len(about) - len(clean)
             if contaminated and clean:
                 again = _row(measure, task.docs, answers, clean, resamples=resamples, seed=seed)
                 row["clean"] = {key: again[key] for key in ("items", "scores", "difference")}
@@ -48,11 +48,11 @@ def _row(
     measure: Measure,
     docs: Sequence[Mapping[str, Any]],
     answers: Mapping[str, Sequence[Any]],
-    chosen: Sequence[int],
+    about: Sequence[int],
     **how: Any,
 ) -> dict[str, Any]:
-    kept = [docs[number] for number in chosen]
-    columns = {model: measure.columns(kept, [given[number] for number in chosen]) for model, given in answers.items()}
+    kept = [docs[number] for number in about]
+    columns = {model: measure.columns(kept, [given[number] for number in about]) for model, given in answers.items()}
     how["clusters"] = _clusters(measure, kept, next(reversed(columns.values())), how)
     versus = {
         other: asdict(_difference(measure, columns[other], columns["assistant"], how))
@@ -67,7 +67,7 @@ def _row(
         "unit": measure.unit,
         "higher_is_better": measure.higher_is_better,
         "items": len(kept),
-        "clusters": len(set(how["clusters"] or chosen)),
+        "clusters": len(set(how["clusters"] or about)),
         "scores": {model: asdict(_estimate(measure, one, how)) for model, one in columns.items()},
         "difference": versus.pop("base", None),
     } | ({"rivals": versus} if versus else {})
@@ -107,10 +107,10 @@ def worst(task: Task, answers: Mapping[str, Sequence[Any]]) -> list[dict[str, An
     for measure in task.measures:
         if not measure.right_or_wrong or "assistant" not in answers:
             continue
-        chosen = [number for number, doc in enumerate(task.docs) if measure.applies(doc)]
-        kept = [task.docs[number] for number in chosen]
+        about = [number for number, doc in enumerate(task.docs) if measure.applies(doc)]
+        kept = [task.docs[number] for number in about]
         good = {
-            model: (measure.columns(kept, [given[n] for n in chosen])[:, 0] > 0) == measure.higher_is_better
+            model: (measure.columns(kept, [given[n] for n in about])[:, 0] > 0) == measure.higher_is_better
             for model, given in answers.items()
         }
         wrong = [place for place in range(len(kept)) if not good["assistant"][place]]
@@ -119,8 +119,8 @@ def worst(task: Task, answers: Mapping[str, Sequence[Any]]) -> list[dict[str, An
             {
                 "score": measure.name,
                 "question": _question(kept[place]),
-                "expected": _expected(kept[place]),
-                "answers": {model: _said(kept[place], given[chosen[place]]) for model, given in answers.items()},
+                "expected": _said(kept[place], None),
+                "answers": {model: _said(kept[place], given[about[place]]) for model, given in answers.items()},
             }
             for place in wrong[:_WORST]
         ]
@@ -128,17 +128,13 @@ def worst(task: Task, answers: Mapping[str, Sequence[Any]]) -> list[dict[str, An
 
 
 def _question(doc: Mapping[str, Any]) -> str:
-    if "messages" in doc:
-        return str(doc["messages"][-1]["content"])
-    return str(doc.get("question") or doc["prompt"])
-
-
-def _expected(doc: Mapping[str, Any]) -> str:
-    return str(doc["choices"][doc["gold"]] if "choices" in doc else doc.get("expected", ""))
+    return str(doc["messages"][-1]["content"] if "messages" in doc else doc["prompt"])
 
 
 def _said(doc: Mapping[str, Any], answer: Any) -> str:
-    """The answer in words: the text, or the choice that was likeliest by itself."""
+    """An answer in words, the right one for None: the text, or the choice that was likeliest by itself."""
+    if answer is None:
+        return str(doc["choices"][doc["gold"]] if "choices" in doc else doc.get("expected", ""))
     if isinstance(answer, str) or "choices" not in doc:
         return str(answer)
-    return str(doc["choices"][max(range(len(answer)), key=lambda number: answer[number][0])])
+    return str(doc["choices"][chosen(doc, answer)])

@@ -137,7 +137,7 @@ def make_tasks(context: StageContext) -> list[Task]:
 def _opted_tasks(context: StageContext, posts: Sequence[Row]) -> list[Task]:
     """What the project file asks for beyond held-out data."""
     settings, outside, seed = context.project.evaluate, context.run.outside, context.project.project.seed
-    system, tokens = context.project.assistant.system, settings.answer_tokens
+    system, tokens = context.project.assistant.instructions, settings.answer_tokens
     posed = []
     if settings.threads:
         posed.append(tasks.summaries_task(posts, system, answer_tokens=tokens, count=settings.threads, seed=seed))

@@ -118,7 +118,7 @@ def estimate(
     model scores as Miller (2024), "Adding Error Bars to Evals", shows.
     """
     groups = _by_cluster(items, clusters)
-    draws = statistic(_bootstrap_weights(len(groups), resamples, seed) @ groups)
+    draws = statistic(bootstrap_weights(len(groups), resamples, seed) @ groups)
     return Estimate(float(statistic(groups.sum(axis=0))), *_percentiles(draws), float(draws.std()))
 
 
@@ -137,7 +137,7 @@ def compare(
     models are equally good; p = (1 + as extreme) / (1 + resamples) (Phipson & Smyth 2010).
     """
     a, b = _by_cluster(first, clusters), _by_cluster(second, clusters)
-    weights = _bootstrap_weights(len(a), resamples, seed)
+    weights = bootstrap_weights(len(a), resamples, seed)
     low, high = _percentiles(statistic(weights @ b) - statistic(weights @ a))
     value = float(statistic(b.sum(axis=0)) - statistic(a.sum(axis=0)))
     swapped = np.random.default_rng([seed, 1]).integers(0, 2, (resamples, len(a))).astype(np.float64)
@@ -182,7 +182,7 @@ def _by_cluster(items: Floats, clusters: Sequence[str] | None) -> Floats:
     return sums
 
 
-def _bootstrap_weights(groups: int, resamples: int, seed: int) -> Floats:
+def bootstrap_weights(groups: int, resamples: int, seed: int) -> Floats:
     """How often each group is drawn, [resamples, groups]."""
     random = np.random.default_rng([seed, 0])
     return random.multinomial(groups, np.full(groups, 1 / groups), resamples).astype(np.float64)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from wingspan.evaluate.tasks import Task, choice_config, choice_doc, curated
 from wingspan.model.chat import Message
 
 _SPLITS = ("train", "val", "test")
+_REMEDY = "Name the folder that holds emotion/, irony/ ..."
 _STATISTICS = {
     "macro F1": statistics.macro_f1,
     "F1 of the ironic": statistics.f1_of(1),
@@ -64,17 +68,19 @@ def tweeteval_tasks(folder: Path, shots: Sequence[int], count: int, seed: int) -
         order = random.Random(f"{seed} {question.name}")
         chosen = sorted(order.sample(range(len(scored)), min(count, len(scored))))
         for number in shots:
-            before = _examples(examples, question, number, order)
+            before = [turn for post in _balanced(examples, order, number) for turn in _taught(question, post)]
             docs = [
-                choice_doc(str(at), str(at), [*before, _user(scored[at][0])], question.classes, scored[at][1])
-                | {"own": scored[at][2]}
+                choice_doc(str(at), str(at), [*before, _taught(question, scored[at])[0]], question.classes, gold)
+                | {"own": text}
                 for at in chosen
+                for _, gold, text in [scored[at]]
             ]
-            posed.append(_task(question, f"tweeteval_{question.name}{_suffix(number)}", number, docs))
+            name, title = f"tweeteval_{question.name}{_suffix(number)}", f"TweetEval {question.name}{_told(number)}"
+            statistic = _STATISTICS[question.metric]
+            measure = classes_measure(name, title, question.metric, statistic, len(question.classes))
+            posed.append(Task(name, choice_config("acc"), docs, [measure]))
     if not posed:
-        raise InputError(
-            "there is no TweetEval here", where=folder, remedy="Name the folder that holds emotion/, irony/ ..."
-        )
+        raise InputError("there is no TweetEval here", where=folder, remedy=_REMEDY)
     return posed
 
 
@@ -84,28 +90,25 @@ def average_task(posed: Sequence[Task], number: int) -> Task:
     TweetEval's leaderboard shows it as TE, of all seven.
     """
     parts = parts_of(posed, number)
-    docs = [{**doc, "part": part.name, "id": f"{part.name}-{doc['id']}"} for part in parts for doc in part.docs]
-    for doc in docs:
-        doc["cluster"] = doc["id"]
-    by_name = {part.name: part.measures[0] for part in parts}
+    measures = {part.name: part.measures[0] for part in parts}
+    starts = [0, *np.cumsum([len(part.docs[0]["choices"]) ** 2 for part in parts])]
+    blocks = {name: slice(*ends) for name, ends in zip(measures, pairwise(starts), strict=True)}
+    docs = [
+        {**doc, "part": part.name, "id": f"{part.name} {doc['id']}", "cluster": f"{part.name} {doc['id']}"}
+        for part in parts
+        for doc in part.docs
+    ]
 
     def columns(docs: Sequence[Any], answers: Sequence[Any]) -> Floats:
         """Each part's columns in a block of their own."""
-        blocks = []
-        for place, (name, measure) in enumerate(by_name.items()):
-            pairs = [pair for pair in zip(docs, answers, strict=True) if pair[0]["part"] == name]
-            own = measure.columns([doc for doc, _ in pairs], [answer for _, answer in pairs])
-            blocks.append(np.pad(own, ((0, 0), (starts[place], starts[-1] - starts[place + 1]))))
-        return np.concatenate(blocks)
+        found = np.zeros((len(docs), starts[-1]))
+        for row, doc, answer in zip(found, docs, answers, strict=True):
+            row[blocks[doc["part"]]] = measures[doc["part"]].columns([doc], [answer])[0]
+        return found
 
     def statistic(sums: Floats) -> Floats:
-        scores = [
-            measure.statistic(sums[..., starts[place] : starts[place + 1]])
-            for place, measure in enumerate(by_name.values())
-        ]
-        return np.asarray(np.mean(scores, axis=0))
+        return np.asarray(np.mean([measures[name].statistic(sums[..., one]) for name, one in blocks.items()], axis=0))
 
-    starts = [0, *np.cumsum([len(part.docs[0]["choices"]) ** 2 for part in parts])]
     title = f"TweetEval, average of {len(parts)} tasks{_told(number)}"
     measure = Measure(f"tweeteval{_suffix(number)}", title, "mean of the official scores", "share", statistic, columns)
     return Task(f"tweeteval{_suffix(number)}", choice_config("acc"), docs, [measure])
@@ -126,15 +129,12 @@ def write_lessons(folder: Path, target: Path, each: int, seed: int) -> dict[str,
     with target.open("w", encoding="utf-8") as stream:
         for question in _QUESTIONS:
             posts = _posts(folder, question, 0)
-            lessons = list(_balanced(posts, random.Random(f"{seed} {question.name}"), each))
-            for text, gold, _ in lessons:
-                messages = [_user(text), {"role": "assistant", "content": question.classes[gold]}]
-                stream.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+            lessons = _balanced(posts, random.Random(f"{seed} {question.name}"), each)
+            for post in lessons:
+                stream.write(json.dumps({"messages": _taught(question, post)}, ensure_ascii=False) + "\n")
             counts[question.name] = len(lessons)
     if not any(counts.values()):
-        raise InputError(
-            "nothing here can be taught", where=folder, remedy="Name the folder that holds emotion/, irony/ ..."
-        )
+        raise InputError("nothing here can be taught", where=folder, remedy=_REMEDY)
     return counts
 
 
@@ -167,29 +167,19 @@ def _lines(home: Path, split: str, classes: int) -> Iterator[tuple[str, int]]:
     yield from zip(texts, map(int, labels), strict=True)
 
 
-def _balanced(posts: Sequence[_Post], order: random.Random, count: int) -> Iterator[_Post]:
+def _balanced(posts: Sequence[_Post], order: random.Random, count: int) -> list[_Post]:
     """At most `count`, a class after the other while each has some."""
-    shuffled = order.sample(posts, len(posts))
-    seen: dict[int, int] = {}
-    ranked: list[tuple[int, int, _Post]] = []
-    for post in shuffled:
-        seen[post[1]] = seen.get(post[1], 0) + 1
-        ranked.append((seen[post[1]], len(ranked), post))
-    yield from (post for _, _, post in sorted(ranked)[:count])
+    seen: Counter[int] = Counter()
+    ranked = []
+    for post in order.sample(posts, len(posts)):
+        seen[post[1]] += 1
+        ranked.append((seen[post[1]], post))
+    return [post for _, post in sorted(ranked, key=itemgetter(0))][:count]
 
 
-def _examples(posts: Sequence[_Post], question: _Question, number: int, order: random.Random) -> list[Message]:
-    return [
-        message
-        for text, gold, _ in _balanced(posts, order, number)
-        for message in (_user(text), Message(role="assistant", content=question.classes[gold]))
-    ]
-
-
-def _task(question: _Question, name: str, number: int, docs: list[dict[str, Any]]) -> Task:
-    title, metric = f"TweetEval {question.name}{_told(number)}", question.metric
-    measure = classes_measure(name, title, metric, _STATISTICS[metric], len(question.classes))
-    return Task(name, choice_config("acc"), docs, [measure])
+def _taught(question: _Question, post: _Post) -> list[Message]:
+    """The question about a post, and its answer."""
+    return [{"role": "user", "content": post[0]}, {"role": "assistant", "content": question.classes[post[1]]}]
 
 
 def _suffix(number: int) -> str:
@@ -198,7 +188,3 @@ def _suffix(number: int) -> str:
 
 def _told(number: int) -> str:
     return f", after {number} examples" if number else ""
-
-
-def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
