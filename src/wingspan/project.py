@@ -266,6 +266,13 @@ class Optimizer(Section):
     final: Fraction = Field(default=0.0, description="learning rate at the end / at the peak")
 
 
+class Ramp(Section):
+    """[train.ramp]: the global batch grows by steps of `start` to global_batch."""
+
+    start: Positive = Field(description="sequences of the first steps; divides global_batch")
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(default=0.1, description="of the tokens, until it is whole")
+
+
 class Train(Section):
     """[train]: tokens -> base model."""
 
@@ -278,6 +285,7 @@ class Train(Section):
     )
     sequence: Positive = Field(default=512, description="tokens")
     global_batch: Positive = Field(default=8, description="sequences per step, over all ranks")
+    ramp: Ramp | None = Field(default=None, description="{ start, share }: small batches first; default: none")
     optimizer: Optimizer = Optimizer()
     checkpoint_every: Positive = Field(default=50, description="steps")
     keep_checkpoints: Positive = 2
@@ -286,7 +294,9 @@ class Train(Section):
     )
     local_checkpoint_every: int = Field(default=0, ge=0, description="steps; 0: never")
     log_every: Positive = Field(default=1, description="steps")
-    compile: bool = Field(default=False, description="torch.compile: all of it with its loss on one process, else each block")
+    compile: bool = Field(
+        default=False, description="torch.compile: all of it with its loss on one process, else each block"
+    )
     spike_deviations: NonNegativeFloat = Field(
         default=6.0, description="a step whose loss or gradient lies so far above the last 64 is left out; 0: none is"
     )
@@ -294,6 +304,12 @@ class Train(Section):
         default=300.0, description="seconds without a step after which the ranks that hang are named and the run ends"
     )
     rollback_after: int = Field(default=8, ge=0, description="steps left out in a row before going back; 0: never")
+
+    @model_validator(mode="after")
+    def _ramp_divides(self) -> Self:
+        if self.ramp is not None and self.global_batch % self.ramp.start:
+            raise ValueError(f"ramp.start {self.ramp.start} does not divide global_batch {self.global_batch}")
+        return self
 
 
 class Preference(Section):

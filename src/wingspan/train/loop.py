@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from wingspan.train.faults.health import Health
 from wingspan.train.faults.leaving import asked_to_leave
 from wingspan.train.faults.watch import Watch
 from wingspan.train.optimize.optimizers import Optimizers, make_optimizers, schedule
+from wingspan.train.optimize.ramp import Plateau, batch_of
 from wingspan.train.parallel.gradients import gradient_norms, most_changed, scale_gradients, total_norm
 from wingspan.train.parallel.part import Part
 from wingspan.train.telemetry.record import Fitted, Record, Telemetry
@@ -40,6 +42,11 @@ class Recipe:
     local_checkpoints: str = ""
     local_checkpoint_every: int = 0
     hang_timeout_s: float = 300.0
+    ramp: Sequence[Plateau] = ()
+
+    def batch_of(self, step: int) -> int:
+        """Sequences of a step, over all ranks."""
+        return batch_of(step, self.ramp, self.global_batch)
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,9 @@ def fit(
     Writes metrics.jsonl, ledger/ and checkpoints/ below `folder`. Every rank calls this.
     """
     optimizers = make_optimizers(part.model, recipe.optimizer)
-    rows = recipe.global_batch // part.layout.data_parallel
 
     def batch_at(position: Position) -> Batch:
+        rows = recipe.batch_of(position.step) // part.layout.data_parallel
         mine = position.samples + part.data_rank * rows
         return batches.batch(sample_indices(mine, rows, len(batches), recipe.seed)).to(part.device)
 
@@ -100,9 +107,10 @@ def fit(
             leave = asked.is_set() or checkpoints.failed
             with record.spent("compute"):
                 done = take_step(part, optimizers, batch, recipe.optimizer.clip, learning_rate, health, leave=leave)
-            entry = Entry(position.step, position.samples, recipe.global_batch, done.predictions, done.skipped)
+            samples = recipe.batch_of(position.step)
+            entry = Entry(position.step, position.samples, samples, done.predictions, done.skipped)
             record.step(entry, done.loss, done.gradient_norm, learning_rate)
-            position = Position(position.step + 1, position.samples + recipe.global_batch, health.seen)
+            position = Position(position.step + 1, position.samples + samples, health.seen)
             if done.faulty_rank is not None:
                 progress.say(
                     f"step {entry.step}: rank {done.faulty_rank} computed wrongly once; the step was done again"

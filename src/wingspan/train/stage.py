@@ -12,10 +12,11 @@ from wingspan.errors import InputError
 from wingspan.model.checkpoint import Folder, open_folder
 from wingspan.model.gguf import open_model_folder
 from wingspan.model.shape import ModelShape, shape_of
-from wingspan.project import Project, Train
+from wingspan.project import Layout, Project, Train
 from wingspan.train.checkpoint.export import export
 from wingspan.train.data.batches import TokenSplit, open_split
 from wingspan.train.loop import Recipe, fit
+from wingspan.train.optimize.ramp import plateaus, steps_for
 from wingspan.train.processes import is_first_rank, processes
 from wingspan.train.start import read_layout, start_part
 from wingspan.train.telemetry.evaluation import HeldOut, groups_of
@@ -45,15 +46,16 @@ def work(context: StageContext) -> dict[str, Any]:
         posts, held_out = (
             open_split(context.read("prepare/tokens"), split, verify=is_first_rank()) for split in ("train", "held_out")
         )
-        _check(posts, shape, project)
+        layout = read_layout(context.read("plan/layout.json"))
+        _check(posts, shape, project, layout)
         recipe = recipe_of(project, shape)
         scored = held_out.sample(round(_SCORED_SHARE * recipe.steps * _tokens_per_step(settings)), seed)
         part = start_part(
             shape,
-            read_layout(context.read("plan/layout.json")),
+            layout,
             seed if folder is None else folder,
             sequence=settings.sequence,
-            global_batch=settings.global_batch,
+            global_batch=settings.ramp.start if settings.ramp else settings.global_batch,
             device=device,
             compiled=settings.compile,
             tuned_at=settings.optimizer.tuned_at,
@@ -98,10 +100,13 @@ def _start_folder(context: StageContext) -> Folder | None:
 def recipe_of(project: Project, shape: ModelShape) -> Recipe:
     """How the project trains a network of this shape."""
     settings = project.train
-    budget = settings.tokens or _TOKENS_PER_PARAMETER * shape.active_parameters
+    samples = math.ceil((settings.tokens or _TOKENS_PER_PARAMETER * shape.active_parameters) / settings.sequence)
+    full, ramp = settings.global_batch, settings.ramp
+    growth = plateaus(ramp.start, full, ramp.share, samples) if ramp else ()
     return Recipe(
         name="train",
-        steps=math.ceil(budget / _tokens_per_step(settings)),
+        steps=steps_for(samples, growth, full),
+        ramp=growth,
         global_batch=settings.global_batch,
         optimizer=settings.optimizer,
         seed=project.project.seed,
@@ -120,7 +125,13 @@ def _tokens_per_step(settings: Train) -> int:
     return settings.global_batch * settings.sequence
 
 
-def _check(posts: TokenSplit, shape: ModelShape, project: Project) -> None:
+def _check(posts: TokenSplit, shape: ModelShape, project: Project, layout: Layout) -> None:
+    if project.train.ramp is not None and layout.pp > 1:
+        raise InputError(
+            "a pipeline is built for one number of micro-batches",
+            where="train.ramp",
+            remedy="Leave it out, or set pp to 1",
+        )
     if posts.vocab > shape.vocab:
         raise InputError(
             f"the tokenizer has {posts.vocab} tokens, the model only {shape.vocab}",

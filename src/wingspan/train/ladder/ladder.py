@@ -78,7 +78,7 @@ def climb(run: Run, compute_share: float, progress: Progress) -> Ladder:
         )
     whole = shape_of(project.model)
     recipe = recipe_of(project, whole)
-    budget = recipe.steps * recipe.global_batch * project.train.sequence
+    budget = sum(map(recipe.batch_of, range(recipe.steps))) * project.train.sequence
     posts, held_out = (open_split(run.stage("prepare") / "tokens", split) for split in ("train", "held_out"))
     scored = held_out.sample(_SCORED_TOKENS, project.project.seed)
     top = math.sqrt(compute_share) / sum(_RATIOS)  # the largest rung, of the project's size and of its tokens
@@ -95,7 +95,7 @@ def climb(run: Run, compute_share: float, progress: Progress) -> Ladder:
     rungs = []
     for shape in shapes:
         for number in steps:
-            small = replace(recipe, name=f"{shape.layers} x {shape.hidden}, {number} steps", steps=number)
+            small = replace(recipe, name=f"{shape.layers} x {shape.hidden}, {number} steps", steps=number, ramp=())
             folder = run.folder / "ladder" / _key(shape, small, project.train.sequence, data)
             loss = _measured(folder, shape, small, posts, scored, project.train.sequence, progress)
             rungs.append(Rung(shape.layers, shape.hidden, shape.matmul_parameters, number * per_step, loss))
