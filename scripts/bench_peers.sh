@@ -17,3 +17,4 @@ peer() {
 peer datatrove "datatrove==0.10.1" orjson nltk spacy "tokenizers>=0.20" "xxhash<4" ftfy regex
 peer lm-eval "lm-eval[hf]==0.4.13" "torch==2.13.0" "transformers==5.24.0"
 peer trl "trl==1.16.0" "torch==2.13.0" "transformers==5.24.0"
+peer litgpt "litgpt==0.5.13" "torch==2.13.0"
