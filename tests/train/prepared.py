@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from wingspan import workspace
+from wingspan.errors import WingspanError
 from wingspan.progress import SilentProgress
 from wingspan.stages import stage_spec
-from wingspan.workspace import Run, StageContext, StageSpec, run_stage
+from wingspan.workspace import LAUNCH, Run, StageContext, StageSpec, run_stage
 
 END = "<|endoftext|>"
 WORDS = "the a bird sang over hills while seven boats drifted home and nobody knew why it rained so long".split()  # noqa: SIM905
@@ -158,7 +161,16 @@ def train(folder: Path) -> dict[str, Any]:
     return run_stage(run, stage_spec("train"), work, SilentProgress()).manifest["summary"]
 
 
-if __name__ == "__main__":  # python prepared.py FOLDER, or under torchrun
-    import sys
+def rank(folder: Path, rank: int, ranks: int, port: int, launch: str) -> None:
+    """Train as one rank of several; exits with the code that the command would."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port), LAUNCH: launch}
+    try:
+        train(folder)
+    except WingspanError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
 
+
+if __name__ == "__main__":  # python prepared.py FOLDER, or under torchrun
     print(json.dumps(train(Path(sys.argv[1]))))

@@ -389,11 +389,12 @@ def _link() -> Iterator[str]:
                 _ip(*inside, "link", "set", one, "up")
         yield name
     finally:
-        _ip("netns", "del", name)  # and with it the link
+        _ip("link", "del", _OURS, check=False)  # at once, while a namespace goes by and by
+        _ip("netns", "del", name, check=False)
 
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+def _ip(*words: str, check: bool = True) -> None:
+    subprocess.run(["ip", *words], check=check, capture_output=True)
 
 
 def render(lived: dict[str, Any]) -> RenderableType:

@@ -44,7 +44,7 @@ from wingspan.train.optimize.optimizers import Optimizers
 from wingspan.train.parallel.part import Part
 from wingspan.units import size
 
-_MANIFEST, _ID = "manifest.json", ".id"
+MANIFEST, _ID = "manifest.json", ".id"
 _BY_NAME = StateDictOptions(flatten_optimizer_state_dict=True)  # optimizer state under parameter names
 Item = TypeVar("Item")
 
@@ -247,7 +247,7 @@ class Checkpoints:
         if self._rank:
             return {}
         manifest = asdict(position) | {"ranks": self._ranks, "shape": asdict(self._part.shape), "files": files}
-        with (partial / _MANIFEST).open("w") as stream:
+        with (partial / MANIFEST).open("w") as stream:
             json.dump(manifest, stream, indent=1)
             stream.flush()
             os.fsync(stream.fileno())
@@ -259,7 +259,7 @@ class Checkpoints:
         return {}
 
     def _load(self, path: Path) -> Position:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        manifest = json.loads((path / MANIFEST).read_text())
         check_shape(manifest["shape"], self._part, path)
         state = self._state()
         with _quiet():
@@ -305,7 +305,7 @@ class Checkpoints:
     def _damage(self, path: Path) -> str:
         """What is wrong with a checkpoint, '' when it is whole; ranks share the reading and all get the answer."""
         try:
-            expected: dict[str, str] = json.loads((path / _MANIFEST).read_text())["files"]
+            expected: dict[str, str] = json.loads((path / MANIFEST).read_text())["files"]
         except (OSError, ValueError, KeyError):
             return "its manifest cannot be read"
         mine = sorted(expected)[self._rank :: self._ranks]
