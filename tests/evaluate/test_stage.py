@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from parrot import Served
 from tiny import write_model
 from wingspan.errors import InputError
 from wingspan.evaluate import stage
@@ -18,7 +19,7 @@ from wingspan.evaluate.terminal import render
 from wingspan.knowledge.grounding import NO_SUPPORT, SourcePost, grounded_messages
 from wingspan.post import CONVERSATION_SCHEMA, POST_SCHEMA
 from wingspan.progress import SilentProgress
-from wingspan.project import Project
+from wingspan.project import Evaluate, Prepare, Project
 from wingspan.workspace import Run, StageContext
 
 POSTS = [
@@ -160,11 +161,7 @@ def test_the_result_is_the_same_again(context: StageContext, scores: dict[str, A
 
 
 def test_the_terminal_shows_every_score(scores: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console(width=120, record=True)
-    console.print(render(scores))
-    text = console.export_text()
+    text = _text(render(scores))
     for task in scores["tasks"]:
         assert task["title"] in text
 
@@ -189,3 +186,72 @@ def test_missing_held_out_data_is_the_users_to_mend(context: StageContext, tmp_p
     (tmp_path / "prepare/conversations/held_out-00000.parquet").unlink()
     with pytest.raises(InputError, match="no held-out data"):
         stage.make_tasks(StageContext(run, tmp_path, SilentProgress()))
+
+
+def test_what_the_project_opts_into_is_asked_of_three_models(context: StageContext, tmp_path: Path) -> None:
+    posts = [f"number {number} of the posts that we learned from here" for number in range(4)]
+    rows = [{"post_id": f"t{n}", "text": text, "visibility": "public", "source": "t"} for n, text in enumerate(posts)]
+    held = [
+        {"post_id": f"h{n}", "text": text, "root_id": "h0", "visibility": "public", "source": "t"}
+        for n, text in enumerate(posts)
+    ]
+    run = Run(tmp_path / "run", context.project, tmp_path)
+    for name in ("prepare", "train", "align"):
+        shutil.copytree(context.run.folder / name, run.folder / name, ignore=shutil.ignore_patterns("labels"))
+    pq.write_table(pa.Table.from_pylist(rows, schema=POST_SCHEMA), run.folder / "prepare/posts/train-00000.parquet")
+    pq.write_table(pa.Table.from_pylist(held, schema=POST_SCHEMA), run.folder / "prepare/posts/held_out-00000.parquet")
+    (tmp_path / "tea.jsonl").write_text(
+        json.dumps({"query": posts[0], "choices": ["tea", "rain"], "gold": 1})
+        + "\n"
+        + json.dumps({"query": "nobody wrote this one", "choices": ["tea", "rain"], "gold": 1})
+    )
+    (tmp_path / "secret.txt").write_text("My code is\t4711")
+    (tmp_path / "irony").mkdir()
+    (tmp_path / "irony/val_text.txt").write_text("so funny\nrain\n")
+    (tmp_path / "irony/val_labels.txt").write_text("1\n0\n")
+    served = Served()
+    settings = {
+        "answer_tokens": 4, "resamples": 50, "items": 3, "threads": 2, "safety": True, "tweeteval": ".",
+        "benchmarks": ["tea.jsonl"], "leaks": {"canary": "secret.txt"}, "rival": served.spec,
+    }  # fmt: skip
+    project = context.project.model_copy(update={"evaluate": Evaluate.model_validate(settings)})
+    run = Run(run.folder, project.model_copy(update={"prepare": Prepare(grounded_held_out=0)}), tmp_path)
+    output = run.folder / ".evaluate.partial"
+    output.mkdir()
+    served.script = ["empty"]
+    stage.work(StageContext(run, output, SilentProgress()))
+    served.close()
+    scores = json.loads((output / "scores.json").read_text())
+    found = {row["name"]: row for row in scores["tasks"]}
+    assert scores["models"] == ["base", "assistant", "rival"]
+    assert set(found["bits_per_byte"]["scores"]) == {"base", "assistant"}
+    groups = {name: row["group"] for name, row in found.items()}
+    assert {"refusal", "jailbreak", "over_refusal", "injection", "toxic_en", "toxic_fr", "memorised", "guessed"} <= set(
+        groups
+    )
+    assert groups["leak_canary"] == groups["refusal"] == "safety"
+    assert groups["tea"] == "general"
+    assert {"summary_precision", "summary_recall", "tweeteval_irony", "tweeteval"} <= set(groups)
+    assert found["tea"]["scores"]["rival"]["value"] == 1.0  # the parrot says the last choice
+    assert found["tea"]["rivals"]["rival"]["p_value"] <= 1
+    assert (found["tea"]["contaminated"], found["tea"]["clean"]["items"]) == (1, 1)
+    assert scores["empty_answers"]["rival"] == 1
+    assert scores["worst"]
+    assert "not asked" in _text(render(scores))
+
+
+def _text(shown: Any) -> str:
+    from rich.console import Console
+
+    console = Console(width=160, record=True)
+    console.print(shown)
+    return console.export_text()
+
+
+def test_a_rival_that_cannot_chat_is_refused(context: StageContext, tmp_path: Path) -> None:
+    """Its tokenizer lacks the tokens of the chat template."""
+    folder = shutil.copytree(context.read("align/assistant"), tmp_path / "rival")
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace("<|im_end|>", "<|other|>"))
+    with pytest.raises(InputError, match=r"no token <\|im_end\|>"):
+        stage.ask("rival", str(folder), [], tmp_path, SilentProgress())
