@@ -3,9 +3,9 @@
 python benchmarks/train.py [--quick] [--json] [--rounds N] [--batch ROWS]
 
 34 million parameters: 12 layers, 384 wide, 32,768 tokens, sequences of 512; one thread each, processor time, bf16. The
-trainers take turns, one step each. litgpt and transformers' Trainer need `make bench-peers`, and are left out without. nanochat is left out: it
-is no package, and its model of this size has value embeddings that make it 122 million parameters. --quick takes two
-layers and 8,192 tokens, and three rounds: its figures are another model's.
+trainers take turns, one step each. litgpt and transformers' Trainer need `make bench-peers`, and are left out without.
+nanochat is left out: it is no package, and its model of this size has value embeddings that make it 122 million
+parameters. --quick takes two layers and 8,192 tokens, and three rounds: its figures are another model's.
 """
 
 from __future__ import annotations
