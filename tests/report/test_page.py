@@ -210,3 +210,35 @@ def test_paths_of_this_machine_stay_out(make_run: MakeRun, monkeypatch: pytest.M
     page = write_report(make_run()).read_text()
     assert str(tmp_path.parent) not in page
     assert f"wingspan serve {tmp_path.name}" in page
+
+
+def test_a_rival_safety_and_wrong_answers_are_shown(make_run: MakeRun) -> None:
+    run = make_run()
+    path = run.folder / "evaluate/scores.json"
+    scores = json.loads(path.read_text())
+    scores["models"].append("rival")
+    for task, group in zip(scores["tasks"], ("platform", "platform", "general", "safety"), strict=True):
+        task["group"] = group
+    scores["tasks"][1]["scores"]["rival"] = {"value": 0.9, "low": 0.8, "high": 1.0}
+    scores["tasks"][2]["contaminated"] = 17
+    scores["empty_answers"], scores["unread_answers"] = {"base": 0, "rival": 3}, {"rival": 1200}
+    answers = {"base": "", "assistant": "<i>no</i>", "rival": "yes"}
+    scores["worst"] = [{"score": "reply_choice", "question": "<b>why</b>", "expected": "because", "answers": answers}]
+    path.write_text(json.dumps(scores))
+    page = write_report(run).read_text()
+    text = words(page)
+    for told in (
+        "own ground",
+        "In general",
+        "Safety",
+        "not asked",
+        "17 of them in the training posts",
+    ):
+        assert told in text
+    assert "rival: 3 empty answers" in text
+    assert "rival: 1,200 answers that name no choice" in text
+    assert "Right: because" in text
+    assert "(an empty answer)" in text
+    assert "&lt;b&gt;why&lt;/b&gt;" in page
+    assert "<i>no</i>" not in page
+    assert page.count('class="interval') == 2 + 3 + 2  # safety is a table alone
