@@ -9,31 +9,27 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars as pl
 
 from wingspan.align.answers import Answer, answer_of
 from wingspan.errors import InputError
 from wingspan.model.chat import ChatRenderer, Message
 from wingspan.model.forms import messages_of
-from wingspan.post import MESSAGE
 
+_COLUMNS: dict[str, Any] = {
+    "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
+    **dict.fromkeys(("chosen", "rejected", "source", "reason"), pl.String),
+    "post_ids": pl.List(pl.String),
+    "consent": pl.String,
+}
 _PER_USER = 20  # preferences from one user's feedback: nobody teaches alone
 _TURNS = re.compile(r"\n\n(Human|Assistant): ")  # Anthropic's HH-RLHF, where a conversation is one text
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-_SCHEMA = pa.schema(
-    [
-        pa.field("messages", pa.list_(MESSAGE)),
-        *(pa.field(name, pa.string()) for name in ("chosen", "rejected", "source", "reason")),
-        pa.field("post_ids", pa.list_(pa.string())),
-        pa.field("consent", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,9 @@ def read_preferences(path: Path, name: str, licence: str) -> PreferencesRead:
     refused: Counter[str] = Counter()
     found: dict[str, Preference] = {}  # by what is preferred to what: a repeated word counts once
     of_user: Counter[str] = Counter()
-    for number, record in enumerate(_records(path), start=1):
-        if record is None or (one := _preference(record, f"{name} {number}", licence)) is None:
+    for number, line in enumerate(filter(str.strip, path.open(encoding="utf-8", errors="replace")), start=1):
+        record = _record(line)
+        if (one := _preference(record, f"{name} {number}", licence)) is None:
             refused["not understood"] += 1
         elif not record.get("consent", "feedback" not in record):  # a served answer needs its user's word
             refused["without consent"] += 1
@@ -86,15 +83,13 @@ def read_preferences(path: Path, name: str, licence: str) -> PreferencesRead:
     return PreferencesRead(list(found.values()), refused)
 
 
-def _records(path: Path) -> Iterator[dict[str, Any] | None]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line) if line.strip() else {}
-            except ValueError:
-                record = None
-            if record != {}:
-                yield record if isinstance(record, dict) else None
+def _record(line: str) -> dict[str, Any]:
+    """A line as an object; an empty one where it is none, which is no preference either."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = {}
+    return record if isinstance(record, dict) else {}
 
 
 def _preference(record: Mapping[str, Any], source: str, licence: str) -> Preference | None:
@@ -189,5 +184,4 @@ def answer_to(messages: Sequence[Message], text: str, label: float, renderer: Ch
 def write_preferences(preferences: Sequence[Preference], path: Path) -> None:
     """What was learned from, with its reasons, as Parquet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(one) for one in preferences]
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path, compression="zstd")
+    pl.DataFrame([asdict(one) for one in preferences], _COLUMNS).write_parquet(path)

@@ -27,7 +27,7 @@ from wingspan.train.loop import Recipe, fit
 from wingspan.train.parallel.part import Part
 from wingspan.train.processes import is_first_rank
 from wingspan.train.start import read_layout, start_part
-from wingspan.train.telemetry.record import Fitted, Telemetry
+from wingspan.train.telemetry.record import Telemetry
 from wingspan.train.telemetry.score import total_loss
 from wingspan.workspace import StageContext
 
@@ -66,9 +66,12 @@ class Bench:
                 lora_rank=settings.lora_rank,
             )
 
-    def fit(self, part: Part, batches: Any, method: str, steps: int, optimizer: Optimizer) -> Fitted:
-        """Run the loop in the step's folder, and export what came out."""
-        settings, project, folder = self.settings, self.context.project, self.context.output / method
+    def learn(
+        self, part: Part, batches: Any, method: str, steps: int, optimizer: Optimizer, began: float
+    ) -> dict[str, Any]:
+        """Run the loop in the step's folder, export its model there, and say how it went since `began`."""
+        settings, project, context = self.settings, self.context.project, self.context
+        folder, setup_s = context.output / method, time.perf_counter() - began
         recipe = Recipe(
             name=f"align: {method}",
             steps=steps,
@@ -79,11 +82,15 @@ class Bench:
             keep_checkpoints=settings.keep_checkpoints,
             hang_timeout_s=project.train.hang_timeout_s,
         )
-        return fit(part, batches, recipe, folder, self.context.progress, self.telemetry)
-
-    def export(self, part: Part, method: str) -> None:
-        """The step's model folder."""
-        export(part, self.context.output / method / "model", self.context.read("train/base"), self.end_of_document)
+        fitted = fit(part, batches, recipe, folder, context.progress, self.telemetry)
+        export(part, folder / "model", context.read("train/base"), self.end_of_document)
+        return {
+            "steps": fitted.steps,
+            "skipped_steps": fitted.skipped,
+            "loss": {"first": fitted.first_loss, "last": fitted.last_loss},
+            "supervised_tokens_per_s": round(fitted.tokens_per_s, 1),
+            "first_step_s": round(setup_s + fitted.first_step_s, 3),
+        }
 
 
 def supervised(bench: Bench, model: Path, training: Examples, held_out: Examples) -> dict[str, Any]:
@@ -104,11 +111,8 @@ def supervised(bench: Bench, model: Path, training: Examples, held_out: Examples
             return total_loss(part, unseen, settings.global_batch, progress, name) / held_out.predictions
 
     before = loss("before")
-    setup_s = time.perf_counter() - began
     steps = math.ceil(settings.epochs * len(batches) / settings.global_batch)
-    fitted = bench.fit(part, batches, "sft", steps, settings.optimizer)
-    after = loss("after")
-    bench.export(part, "sft")
+    course = bench.learn(part, batches, "sft", steps, settings.optimizer, began)
     return {
         "conversations": len(training.examples),
         "kinds": training.kinds(),
@@ -116,8 +120,8 @@ def supervised(bench: Bench, model: Path, training: Examples, held_out: Examples
         "dropped": training.dropped,
         "supervised_tokens": training.predictions,
         "sequences": len(batches),
-        **_course(fitted, setup_s),
-        "held_out_loss": {"before": before, "after": after},
+        **course,
+        "held_out_loss": {"before": before, "after": loss("after")},
     }
 
 
@@ -142,17 +146,14 @@ def preferred(
         batches.references = _reference(part, batches, folder / "reference.npy")
     if is_first_rank():
         write_preferences(used, folder / "preferences.parquet")
-    setup_s = time.perf_counter() - began
     steps = math.ceil(settings.preference.epochs * len(batches) / settings.global_batch)
-    fitted = bench.fit(part, batches, method, steps, settings.preference.optimizer)
-    after = _right(part, pairs, bench)
-    bench.export(part, method)
+    course = bench.learn(part, batches, method, steps, settings.preference.optimizer, began)
     return {
         "preferences": len(used),
         "left_out": len(training) - len(used),
         "held_out_pairs": len(pairs),
-        "held_out_right": {"before": before, "after": after},
-        **_course(fitted, setup_s),
+        "held_out_right": {"before": before, "after": _right(part, pairs, bench)},
+        **course,
     }
 
 
@@ -170,21 +171,8 @@ def rewarded(bench: Bench, model: Path, training: Examples) -> dict[str, Any]:
     part = AnswerPart.of(bench.part(model), reward_objective(settings.rollouts))
     seed, log = bench.context.project.project.seed, folder / "rewards.jsonl"
     drawn = Drawn(part, asked, settings.rollouts, bench.renderer, seed, log)
-    setup_s = time.perf_counter() - began
-    fitted = bench.fit(part, drawn, "grpo", settings.rollouts.steps, settings.rollouts.optimizer)
-    bench.export(part, "grpo")
-    found = _course(fitted, setup_s)
-    return {"questions": len(asked), "reward": {name: -loss for name, loss in found["loss"].items()}, **found}
-
-
-def _course(fitted: Fitted, setup_s: float) -> dict[str, Any]:
-    return {
-        "steps": fitted.steps,
-        "skipped_steps": fitted.skipped,
-        "loss": {"first": fitted.first_loss, "last": fitted.last_loss},
-        "supervised_tokens_per_s": round(fitted.tokens_per_s, 1),
-        "first_step_s": round(setup_s + fitted.first_step_s, 3),
-    }
+    course = bench.learn(part, drawn, "grpo", settings.rollouts.steps, settings.rollouts.optimizer, began)
+    return {"questions": len(asked), "reward": {name: -loss for name, loss in course["loss"].items()}, **course}
 
 
 def _right(part: AnswerPart, pairs: list[list[Answer]], bench: Bench) -> float | None:
