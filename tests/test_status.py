@@ -18,9 +18,8 @@ from wingspan.status import curve, screen
 from wingspan.workspace import Run, find_run, lock
 
 PROJECT = '[project]\nname = "busy"\n[model]\ndepth = 2\n'
-LINE = {"until": 60, "loop": "train", "first": 0, "steps": 30, "tokens": 900, "tokens_left_out": 0, "kwh": 0.5}
-LINE |= {"energy": "RAPL counter", "usd": 2.0, "price": "$2 per device-hour"}
-LINE |= {"ns": {"start": 30 * 10**9, "compute": 30 * 10**9}}
+LINE = {"until": 60, "loop": "train", "step": 0, "tokens": 900, "left_out": False, "kwh": 0.5, "usd": 2.0}
+LINE |= {"energy": "RAPL counter", "price": "$2 per device-hour", "ns": {"start": 30 * 10**9, "compute": 30 * 10**9}}
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:

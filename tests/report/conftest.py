@@ -205,11 +205,13 @@ def _metrics(steps: int, first: float) -> dict[str, str]:
 
 def _train() -> dict[str, str]:
     """The second launch did the last ten steps again."""
+    of_all = {"loop": "train", "left_out": False, "energy": "RAPL counter", "price": "$2 per device-hour"}
     lines = [
-        {"until": until, "loop": "train", "first": first, "steps": steps, "tokens": 100 * steps, "tokens_left_out": 0}
-        | {"kwh": 0.5, "energy": "RAPL counter", "usd": 2.0, "price": "$2 per device-hour"}
-        | {"ns": {kind: seconds * 10**9, "compute": steps * 10**9}}
-        for until, first, steps, kind, seconds in ((40, 0, 30, "start", 10), (110, 20, 20, "restart", 50))
+        of_all | {"step": step, "tokens": 100, "kwh": 0.02, "usd": 0.1, "ns": {kind: seconds * 10**9, "compute": 10**9}}
+        for step, kind, seconds in (
+            *((step, "start", 10 * (step == 0)) for step in range(30)),
+            *((step, "restart", 50 * (step == 20)) for step in range(20, 40)),
+        )
     ]
     groups = [{"source": "made-up", "language": language, "bytes": 50} for language in ("en", "fr")]
     scores = [

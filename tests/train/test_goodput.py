@@ -54,7 +54,7 @@ def test_all_kinds_add_up_to_the_time_since_the_first_start(
                 with ledger.spent("communication"):
                     hands.at += waiting
             ledger.step(resumed + number, 100, left_out=left_out)
-            assert 0 <= ledger.share() <= 1
+            assert 0 <= ledger.totals.goodput <= 1
         reached = resumed + len(taken)
         if not killed:
             ledger.close()
@@ -63,9 +63,7 @@ def test_all_kinds_add_up_to_the_time_since_the_first_start(
     found = total(read_lines(folder))
     assert found.wall_ns == said - began
     lines = read_lines(folder)
-    assert found.shares["compute"].tokens + found.shares["lost"].tokens == sum(
-        one["tokens"] + one["tokens_left_out"] for one in lines
-    )
+    assert found.shares["compute"].tokens + found.shares["lost"].tokens == sum(one["tokens"] for one in lines)
     assert sum(one.kwh for one in found.shares.values()) == pytest.approx(0.5 * 4 * found.wall_ns / 3600e9)
     assert sum(one.usd for one in found.shares.values()) == pytest.approx(2.0 * 4 * found.wall_ns / 3600e9)
 
@@ -106,7 +104,7 @@ def test_a_line_cut_short_and_a_clock_set_back_harm_nothing(tmp_path: Path) -> N
     hands.at -= 500 * SECOND
     of_run(tmp_path, hands, 4, 1)
     assert total(read_lines(tmp_path)).wall_ns == whole + 9 * SECOND
-    assert all(set(line["ns"]) == set(KINDS) for line in read_lines(tmp_path))
+    assert all(set(line["ns"]) <= set(KINDS) for line in read_lines(tmp_path))
 
 
 def test_energy_says_what_it_rests_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

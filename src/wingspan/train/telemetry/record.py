@@ -21,7 +21,7 @@ from wingspan.train import torch_compat
 from wingspan.train.data.ledger import FILE, Entry, JsonLines, entries
 from wingspan.train.telemetry.goodput import Goodput
 from wingspan.train.telemetry.machines import Machines
-from wingspan.train.telemetry.sinks import EventFiles, MetricsPage, Sink, Values
+from wingspan.train.telemetry.sinks import EventFiles, MetricsPage, Values
 from wingspan.workspace import rank
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Telemetry:
     def __init__(self, folder: Path, machines: Machines | None = None, settings: Settings | None = None) -> None:
         self.machines, self.settings = machines or Machines(), settings or Settings()
         self.goodput = None if rank() else Goodput(folder, self.machines)
-        self.sinks: list[Sink] = []
+        self.sinks: list[MetricsPage | EventFiles] = []
         self.evaluation: Callable[[], dict[str, Any]] | None = None  # every rank calls it
         self._folder, self._open = folder, ExitStack()
 
@@ -153,7 +153,7 @@ class Record:
                 "time": round(time.time(), 3),
             }
             self._metrics.append(line)
-            self._telemetry.write(entry.step + 1, values | self._goodput.values() if self._telemetry.sinks else {})
+            self._telemetry.write(entry.step + 1, values)
 
     def evaluate(self, step: int) -> None:
         """Score held-out text when so many steps are done, if it is time to; every rank calls this."""
@@ -194,7 +194,7 @@ class Record:
             ("learning_rate",): learning_rate,
             ("tokens_per_s",): rate,
             **({("mfu",): mfu} if mfu else {}),
-            ("goodput",): self._goodput.share(),
+            **self._goodput.values(),
         }
 
     def _note(self, entry: Entry, values: Values) -> str:

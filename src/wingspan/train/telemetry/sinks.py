@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from wingspan.errors import InputError
 
@@ -21,21 +20,11 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "goodput": ("Share of the time since the first start that went into steps that count", ()),
     "seconds": ("Seconds since the first start", ("kind",)),
     "tokens": ("Tokens trained on and lost", ("kind",)),
-    "kwh": ("Energy, kWh", ("kind",)),
-    "usd": ("Cost, US dollars", ("kind",)),
+    "kwh": ("Energy, kWh", ()),
+    "usd": ("Cost, US dollars", ()),
     "bits_per_byte": ("Held-out text, bits per byte", ("source", "language")),
 }
 PREFIX = "wingspan_train_"
-
-
-class Sink(Protocol):
-    """Takes figures as they come."""
-
-    def write(self, step: int, values: Values) -> None:
-        """Take the figures of a step."""
-
-    def close(self) -> None:
-        """Take no more."""
 
 
 class MetricsPage:
