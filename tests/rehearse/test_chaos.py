@@ -42,12 +42,12 @@ def test_faults_are_named(lived: dict[str, dict[str, Any]]) -> None:
     assert guilty == {name: None if name in ("term", "ranks") else 1 for name in lived}
     words = {
         "kill": "rank 1 was killed",
-        "stop": "no step for 3 s: rank 1 does not answer",
+        "stop": "rank 1 does not answer (last collective: ",
         "slow": "rank 1 is slow",
         "flip": "rank 1 computed wrongly once; the step was done again",
         "corrupt": "has changed); trying an older one",
         "disk": "rank 1 could not write the checkpoint",
-        "network": "no step for 3 s: rank 1 does not answer",
+        "network": "rank 1 does not answer (last collective: ",
         "term": "the run was asked to end",
     }
     assert all(words[name] in lived[name]["said"] for name in words if name in lived)

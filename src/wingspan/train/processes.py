@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 
 from wingspan.errors import LOST, WorkError
+from wingspan.train import torch_compat
+from wingspan.train.faults.before import check_timeouts
 from wingspan.train.faults.sniff import sniff_all
-from wingspan.train.torch_compat import cpu_multiplies_bf16
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -41,11 +42,13 @@ def processes(hang_timeout_s: float) -> Iterator[torch.device]:
         yield device
         return
     _die_with_the_launcher()
+    check_timeouts(hang_timeout_s)
+    torch_compat.record_collectives()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=2 * timedelta(seconds=hang_timeout_s)
     )
     try:
-        bf16 = device.type == "cuda" or cpu_multiplies_bf16()
+        bf16 = device.type == "cuda" or torch_compat.cpu_multiplies_bf16()
         sniff_all(device, torch.bfloat16 if bf16 else torch.float32, _say)
         yield device
     except RuntimeError as error:

@@ -14,6 +14,7 @@ from wingspan.model.checkpoint import Folder
 from wingspan.model.lora import DOWN, UP
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, TunedAt
+from wingspan.train.faults.before import check_memory
 from wingspan.train.optimize.transfer import initial_scale
 from wingspan.train.parallel.build import build
 from wingspan.train.parallel.layouts import compute_precision, fit_layout
@@ -49,6 +50,8 @@ def start_part(
     if compiled:  # the next run finds what this one compiles
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     fitting = fit_layout(layout, shape, sequence=sequence, global_batch=global_batch, ranks=ranks())
+    if not lora_rank:
+        check_memory(shape, fitting, device)
     part = build(
         shape,
         fitting,

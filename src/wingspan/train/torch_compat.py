@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as _functional_collectives
-from torch._C._distributed_c10d import ProcessGroup
+from torch._C._distributed_c10d import ProcessGroup, _dump_fr_trace_json  # type: ignore[attr-defined]
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -124,6 +126,20 @@ def around_waits(context: Callable[[], AbstractContextManager[None]]) -> Iterato
         yield
     finally:
         dist.Work.wait, _functional_collectives.wait_tensor = wait, wait_tensor  # type: ignore[method-assign]
+
+
+def record_collectives() -> None:
+    """Turn torch's flight recorder on; call before the process group is made."""
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "32")
+
+
+def last_collective() -> str:
+    """The collective that this process began last, '' where none was recorded."""
+    recorded = json.loads(_dump_fr_trace_json()).get("entries")
+    if not recorded:
+        return ""
+    last = recorded[-1]
+    return f"{last['profiling_name'].partition(':')[2]} of {last['input_sizes']} in {last['process_group'][1]}"
 
 
 def group_of(func: Any, args: tuple[Any, ...]) -> str | None:

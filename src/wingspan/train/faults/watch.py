@@ -39,6 +39,7 @@ class Pulse:
     step: int = -1
     waits: bool = False
     own_s: float = 0.0
+    last: str = ""  # the collective that it began last
 
 
 class Watch:
@@ -76,6 +77,8 @@ class Watch:
         """A step begins."""
         now = time.monotonic()
         own_s = now - self._beat_at - self._waited_s
+        if now - self._beat_at > self._timeout_s / 2 and step:
+            _say(f"step {step - 1} took {now - self._beat_at:.0f} s: raise train.hang_timeout_s above twice that")
         before = self._mine
         smoothed = own_s if before.step < 1 else before.own_s + _SMOOTH * (own_s - before.own_s)
         self._mine = replace(before, step=step, own_s=smoothed)
@@ -94,7 +97,7 @@ class Watch:
     def _watch(self) -> None:
         pulses: Mapping[int, Pulse] = {}
         while not self._stopped.wait(self._every_s):
-            self._mine = replace(self._mine, count=self._mine.count + 1)
+            self._mine = replace(self._mine, count=self._mine.count + 1, last=torch_compat.last_collective())
             self._store.set(_key(self._rank), json.dumps(asdict(self._mine)))
             hangs = time.monotonic() - self._beat_at > self._timeout_s
             if self._rank and not hangs:
@@ -114,7 +117,8 @@ class Watch:
     def _give_up(self, before: Mapping[int, Pulse], now: Mapping[int, Pulse]) -> None:
         silent = [rank for rank in range(self._ranks) if rank not in now or now[rank] == before.get(rank)]
         if self._rank == min(rank for rank in now if rank not in silent):
-            _say(f"no step for {self._timeout_s:.0f} s: {who_hangs(now, silent)}; this run ends, start it again")
+            last = next((f" (last collective: {now[rank].last})" for rank in hanging(now, silent) if rank in now), "")
+            _say(f"no step for {self._timeout_s:.0f} s: {who_hangs(now, silent)}{last}; this run ends, start it again")
             for rank in hanging(now, silent):
                 blame(Blame(rank, now.get(rank, Pulse()).process[0] or "a node unknown", "hung", 2))
         for rank in silent:  # its launcher would ask it to end, and wait for an answer
