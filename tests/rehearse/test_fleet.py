@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +15,12 @@ from rich.console import Console
 
 from wingspan.errors import InputError
 from wingspan.model.shape import ModelShape
+from wingspan.plan.devices.chips import chip_named
 from wingspan.project import Layout, Train
 from wingspan.rehearse.fleet import choose_ranks, rehearse
 from wingspan.rehearse.rank import kinds_of_ranks
 from wingspan.rehearse.terminal import render
+from wingspan.rehearse.timeline import Prices
 
 SHAPE = ModelShape("qwen3", 6, 256, 8, 8, 32, 512, 2048, tie_embeddings=False)
 LAYOUT = Layout(dp_shard=320, tp=8, pp=4, recompute="full")
@@ -35,11 +39,12 @@ def plan(memory: float) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def rehearsal() -> dict[str, Any]:
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """In a process of its own, since the memory it reports is that of the whole process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        title = "one step of tiny"
-        return pool.submit(rehearse, SHAPE, LAYOUT, TRAIN, 10240, plan=plan(80 * GIB), title=title).result()
+        prices, file = Prices(chip_named("H100 SXM"), 8, LAYOUT, 32), tmp_path_factory.mktemp("trace") / "t.json.gz"
+        asked = {"plan": plan(80 * GIB), "title": "one step of tiny", "prices": prices, "trace_to": file}
+        return pool.submit(rehearse, SHAPE, LAYOUT, TRAIN, 10240, **asked).result() | {"drawn": str(file)}
 
 
 def shown(rehearsal: dict[str, Any]) -> str:
@@ -73,6 +78,29 @@ def test_micro_batches_that_were_not_run_are_reckoned_exactly(rehearsal: dict[st
     assert calls["_reduce_scatter_base_", "dp_shard"]["count"] == 2  # once a step for each of two blocks
     forward = 6 * 64 * (SHAPE.attention_parameters + 3 * 256 * 512) * 2 * 2 / 8
     assert middle["flops_by_operation"]["mm"] == pytest.approx(3 * forward + forward, rel=0.12)  # recomputed once
+
+
+@pytest.mark.slow
+def test_the_step_is_drawn_as_a_trace_that_viewers_open(rehearsal: dict[str, Any]) -> None:
+    events = json.loads(gzip.decompress(Path(rehearsal["drawn"]).read_bytes()))["traceEvents"]
+    names = [one["args"]["name"] for one in events if one["name"] == "process_name"]
+    assert [name.split(":")[0] for name in names] == [kind["kind"] for kind in rehearsal["kinds"]]
+    drawn = [one for one in events if one["ph"] == "X"]
+    assert all(one["dur"] >= 0 and one["ts"] >= 0 for one in drawn)
+    assert {"F0", "B3", "update", "multiply", "allgather base over dp_shard"} <= {one["name"] for one in drawn}
+    for kind in rehearsal["kinds"]:
+        parts = kind["compute_s"] + kind["exposed_s"] + kind["bubble_s"]
+        assert parts == pytest.approx(kind["step_s"])
+        assert kind["bubble_s"] > 0
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_the_whole_fleet_is_planned(rehearsal: dict[str, Any]) -> None:
+    checkpoint = rehearsal["checkpoint"]
+    assert checkpoint["bytes"] == 12 * SHAPE.parameters  # weights and two moments
+    assert checkpoint["files"] == 10_240
+    assert checkpoint["resume"]["files_per_rank"] == 16  # half the shards, and no tensor parallelism
+    assert checkpoint["planning_s"] > 0
 
 
 @pytest.mark.slow

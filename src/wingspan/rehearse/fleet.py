@@ -9,11 +9,11 @@ import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +24,8 @@ from wingspan.progress import Progress, SilentProgress
 from wingspan.project import Layout, Train
 from wingspan.rehearse import findings
 from wingspan.rehearse.campaign import THIS_MACHINE
+from wingspan.rehearse.checkpoint import check_checkpoint, rehearse_checkpoint
+from wingspan.rehearse.checks import check_samples, check_scale, check_timeouts
 from wingspan.rehearse.findings import Finding
 from wingspan.rehearse.levels import compare_bytes
 from wingspan.rehearse.rank import RankRehearsal, RankTask, kinds_of_ranks, reckon, rehearse_rank, samples_of
@@ -31,6 +33,8 @@ from wingspan.rehearse.timeline import Prices, times, trace
 from wingspan.train.parallel.layouts import fit_layout
 from wingspan.units import GIB
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 ALL_KINDS = "all-kinds"
 _SILENT = SilentProgress()
 UNSEEN_ITEMS = ("communication", "framework", "fragmentation")  # of plan's memory: no tensor shows them
@@ -44,6 +48,7 @@ def rehearse(
     *,
     ranks: str = ALL_KINDS,
     plan: Mapping[str, Any] | None = None,
+    seed: int = 1,
     prices: Prices | None = None,
     trace_to: Path | None = None,
     title: str = "one training step",
@@ -70,9 +75,13 @@ def rehearse(
         kinds_there = kinds_of_ranks(shape, layout, train, accelerator=plan.get("device") != THIS_MACHINE)
         tasks = choose_ranks(ranks, kinds_there)
         kinds, peaks = in_processes(tasks, title, progress)
+    whole = bool(kinds) and ranks == ALL_KINDS
+    checkpoint = rehearse_checkpoint(kinds, layout, train, plan) if whole else None
+    if checkpoint:
+        found += [*_first_day(layout, train, plan, seed), *check_checkpoint(checkpoint)]
     unseen = sum(plan["memory_items_bytes"][item] for item in UNSEEN_ITEMS) if "memory_items_bytes" in plan else 0.0
     found += findings.check_ranks(kinds, plan.get("device_memory_bytes"), unseen)
-    timed = times(kinds, prices) if prices and kinds and ranks == ALL_KINDS else {}
+    timed = times(kinds, prices) if prices and whole else {}
     if prices and timed and trace_to:
         drawn = json.dumps(trace([kind.samples[0] if kind.samples else kind for kind in kinds], prices))
         trace_to.write_bytes(gzip.compress(drawn.encode(), 6, mtime=0))
@@ -91,7 +100,21 @@ def rehearse(
         "kinds": [_as_json(kind, unseen) | timed.get(kind.kind, {}) for kind in kinds],
         "findings": [vars(one) for one in found],
         "plan": beside,
+        "checkpoint": checkpoint,
     }
+
+
+def _first_day(layout: Layout, train: Train, plan: Mapping[str, Any], seed: int) -> list[Finding]:
+    with _processes(1) as pool:
+        scaled = pool.submit(_in_own_process, check_scale, layout)
+        return [*check_samples(layout, train, seed), *check_timeouts(train, plan), *scaled.result()[0]]
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    """Each does one thing, as DTensor remembers process groups."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([check_scale.__module__, rehearse_rank.__module__])  # torch is imported once
+    return ProcessPoolExecutor(workers, context, max_tasks_per_child=1)
 
 
 def choose_ranks(ranks: str, kinds: Sequence[RankTask]) -> list[RankTask]:
@@ -125,15 +148,13 @@ def in_processes(
     """
     samples = [(number, sample) for number, task in enumerate(tasks) for sample in samples_of(task)]
     workers = min(len(samples), os.cpu_count() or 1)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([rehearse_rank.__module__])  # torch is imported once, not by every rank
     done: dict[int, list[RankRehearsal]] = {}
     peaks = []
     with (
         progress.task(title, len(samples), "ranks") as bar,
-        ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool,
+        _processes(workers) as pool,
     ):
-        futures = [pool.submit(_in_own_process, sample) for _, sample in samples]
+        futures = [pool.submit(_in_own_process, rehearse_rank, sample) for _, sample in samples]
         for (number, task), future in zip(samples, futures, strict=True):
             try:
                 rehearsal, peak = future.result()
@@ -150,13 +171,13 @@ def in_processes(
     return [reckon(task, done[number]) for number, task in enumerate(tasks)], sorted(peaks, reverse=True)[:workers]
 
 
-def _in_own_process(task: RankTask) -> tuple[RankRehearsal, int]:
+def _in_own_process(work: Callable[[Task], Result], task: Task) -> tuple[Result, int]:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
     torch.set_num_threads(1)
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    return rehearse_rank(task), peak_memory_bytes()
+    return work(task), peak_memory_bytes()
 
 
 def _first_line(error: BaseException) -> str:

@@ -76,6 +76,7 @@ class RankRehearsal:
     collectives: Mapping[tuple[str, str, int], tuple[int, int]]  # (op, mesh axes, ranks) -> calls, bytes
     calls: Sequence[Collective] = field(repr=False)  # in order, of the rehearsed micro-batches
     unsharded: Mapping[str, int]  # parameters that should be sharded and lie whole on every rank: bytes
+    shards: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(repr=False, default_factory=dict)  # sizes
     samples: Sequence[RankRehearsal] = field(repr=False, default=())  # of which this was put together, if it was
     phases: Sequence[str] = field(repr=False, default=())  # of the step, in order
     work: Sequence[Work] = field(repr=False, default=())  # in order, each in one of the phases
@@ -138,6 +139,7 @@ def _rehearse(task: RankTask) -> RankRehearsal:
         collectives=_sums(calls),
         calls=calls,
         unsharded=_unsharded(part),
+        shards=_shards(part),
         phases=tracker.phases,
         work=tracker.work,
         pipeline_ranks=task.pipeline_ranks,
@@ -270,6 +272,14 @@ def _sums(calls: Sequence[Collective]) -> dict[tuple[str, str, int], tuple[int, 
         before = found.get(key, (0, 0))
         found[key] = before[0] + 1, before[1] + one.bytes
     return found
+
+
+def _shards(part: Part) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Parameters of this rank by name: the size of the whole one and of this rank's shard."""
+    return {
+        name: (tuple(one.shape), tuple((one.to_local() if isinstance(one, DTensor) else one).shape))
+        for name, one in part.model.named_parameters()
+    }
 
 
 def _unsharded(part: Part) -> dict[str, int]:

@@ -61,6 +61,7 @@ def _rehearse(
         layout["devices"],
         ranks=ranks,
         plan=plan,
+        seed=project.project.seed,
         prices=_prices(project.fleet, plan["device"], arranged, shape.head_dim),
         trace_to=trace_to,
         title=title,

@@ -51,7 +51,22 @@ def _fleet(rehearsal: Mapping[str, Any]) -> RenderableType:
         parts += [Text(), _memory(rehearsal), _legend(rehearsal)]
     if any(kind["collectives"] for kind in rehearsal["kinds"]):
         parts += [Text(), _collectives(rehearsal)]
+    if rehearsal["checkpoint"]:
+        parts += [Text(), _checkpoint(rehearsal["checkpoint"])]
     return Group(*parts, Text(), *_findings(rehearsal))
+
+
+def _checkpoint(found: Mapping[str, Any]) -> Text:
+    """Save and resume in two lines."""
+    resume, planning = found["resume"], f"planned once in {duration(found['planning_s'])}"
+    text = Text("a checkpoint", style="dim")
+    text.append(f"  {size(found['bytes'])} in {found['files']:,} files, {planning}", "default")
+    if found["save_s"]:
+        text.append(f", written in {duration(found['save_s'])}", "default")
+    if found["files"] > 1:
+        text.append(f"\nresume elsewhere  with {resume['fewer_ranks']} times fewer shards a rank reads ")
+        text.append(f"{resume['files_per_rank']} files per tensor, planned in {duration(resume['planning_s'])}")
+    return text
 
 
 def _headline(rehearsal: Mapping[str, Any]) -> Text:
@@ -81,7 +96,8 @@ def _memory(rehearsal: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("kind of rank", "ranks", "memory at the peak"):
         table.add_column(heading, justify="right" if heading == "ranks" else "left")
-    for heading in ("peak", "of device", "a step"):
+    timed = "step_s" in rehearsal["kinds"][0]
+    for heading in ("peak", "of device", "a step", *(("computes", "exposed", "waits") if timed else ())):
         table.add_column(heading, justify="right")
     for kind in rehearsal["kinds"]:
         share = _needed(kind) / capacity if capacity else None
@@ -92,6 +108,7 @@ def _memory(rehearsal: Mapping[str, Any]) -> Table:
             size(_needed(kind)),
             Text(f"{share:.0%}" if share is not None else "?", style="bold red" if share and share > 1 else ""),
             _flops(kind["flops"]),
+            *(duration(kind[item]) for item in ("compute_s", "exposed_s", "bubble_s") if timed),
         )
     return table
 
