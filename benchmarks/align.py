@@ -48,14 +48,14 @@ def main() -> None:
     figures: Figures = {}
     targets: Targets = {}
     model = open_model_folder("asset:smollm2-135m-instruct")
-    rows, steps = (1, 2) if options.quick else (4, 6)
-    say(f"SmolLM2-135M, {torch.get_num_threads()} threads, {rows} x 512 tokens (sft), {rows} pairs x 256 tokens (dpo)")
+    rows, length, steps = (1, 256, 3) if options.quick else (4, 512, 6)
+    say(f"SmolLM2-135M, {torch.get_num_threads()} threads, {rows} x {length} tokens, in dpo as {rows} pairs")
     for method, peers in (("sft", ["sft"]), ("dpo", ["dpo"] if options.quick else ["dpo", "dpo-cached"])):
-        batch, posed = (_conversations if method == "sft" else _pairs)(model, rows)
+        batch, posed = (_conversations if method == "sft" else _pairs)(model, rows, length)
         for peer in peers:
-            step = _own(model, method, batch)
+            step = _own(model, method, batch, length)
             ours, theirs = _in_turns(step, peer, model, posed, steps)
-            tokens = rows * 512
+            tokens = rows * length
             figures |= {f"{method}_tokens_per_s": tokens / ours, f"trl_{peer}_tokens_per_s": tokens / theirs}
             name = f"{peer.replace('-', '_')}_over_trl"
             if peer == method:
@@ -82,25 +82,25 @@ def _text(random: np.random.Generator, tokens: int) -> str:
     return "".join(f" {WORDS[at]}" for at in random.integers(len(WORDS), size=tokens))
 
 
-def _conversations(model: Path, rows: int) -> tuple[Any, list[dict[str, Any]]]:
-    """Rows of 512 tokens, of which the last quarter is learned: for the loop, and for the peer."""
+def _conversations(model: Path, rows: int, length: int) -> tuple[Any, list[dict[str, Any]]]:
+    """Rows of so many tokens, of which the last quarter is learned: for the loop, and for the peer."""
     tokenizer, random = load_tokenizer(model), np.random.default_rng(1)
-    stop, answer = tokenizer.token_to_id(STOP), round(512 * ANSWER)
-    ids = [[*tokenizer.encode(_text(random, 511)).ids, stop] for _ in range(rows)]
+    stop, answer = tokenizer.token_to_id(STOP), round(length * ANSWER)
+    ids = [[*tokenizer.encode(_text(random, length - 1)).ids, stop] for _ in range(rows)]
     pieces = [answer_of(one[:-answer], one[-answer:], 0.0).piece for one in ids]
     lengths = np.array([len(inputs) for inputs, _ in pieces])
-    packed = PackedPieces(lengths, lambda number: pieces[number], 512, stop)
-    posed = [{"input_ids": one, "completion_mask": [0] * (512 - answer) + [1] * answer} for one in ids]
+    packed = PackedPieces(lengths, lambda number: pieces[number], length, stop)
+    posed = [{"input_ids": one, "completion_mask": [0] * (length - answer) + [1] * answer} for one in ids]
     return packed, posed
 
 
-def _pairs(model: Path, rows: int) -> tuple[Any, list[dict[str, Any]]]:
-    """Pairs of two answers behind one question, each 256 tokens with it."""
+def _pairs(model: Path, rows: int, length: int) -> tuple[Any, list[dict[str, Any]]]:
+    """Pairs of two answers behind one question, each half a row with it."""
     tokenizer, random = load_tokenizer(model), np.random.default_rng(2)
-    stop, answer = tokenizer.token_to_id(STOP), round(256 * ANSWER)
+    stop, answer = tokenizer.token_to_id(STOP), round(length // 2 * ANSWER)
     posed = [
         {
-            "prompt": _text(random, 256 - answer),
+            "prompt": _text(random, length // 2 - answer),
             "chosen": _text(random, answer - 1),
             "rejected": _text(random, answer - 1),
         }
@@ -118,14 +118,14 @@ def _pairs(model: Path, rows: int) -> tuple[Any, list[dict[str, Any]]]:
         ]
         for one in posed
     ]
-    return PackedAnswers(units, 512, stop), posed
+    return PackedAnswers(units, length, stop), posed
 
 
-def _own(model: Path, method: str, batches: Any) -> Callable[[], float]:
+def _own(model: Path, method: str, batches: Any, length: int) -> Callable[[], float]:
     """A step of wingspan's loop; the call returns its seconds."""
     rows = len(batches)
     folder, layout = open_folder(model), Layout(micro_batch=rows)
-    part = start_part(folder.shape, layout, folder, sequence=512, global_batch=rows, device=torch.device("cpu"))
+    part = start_part(folder.shape, layout, folder, sequence=length, global_batch=rows, device=torch.device("cpu"))
     if method == "dpo":
         part = AnswerPart.of(part, preference_objective("dpo", Preference()))
         batches.references = log_probs(part, batches)
