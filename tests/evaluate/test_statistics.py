@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, recall_score
 
 from wingspan.evaluate import statistics as s
+from wingspan.evaluate.measures import share
+from wingspan.evaluate.scores import score_table
+from wingspan.evaluate.tasks import Task
 
 shares = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -40,10 +43,35 @@ def test_mcnemar_is_the_exact_binomial_test(pairs: list[tuple[bool, bool]]) -> N
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=50))
-def test_macro_f1_matches_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+def test_scores_of_classes_match_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     gold, predicted = [a for a, _ in pairs], [b for _, b in pairs]
-    ours = s.macro_f1(s.confusion_columns(gold, predicted, 3).sum(axis=0))
-    assert float(ours) == pytest.approx(f1_score(gold, predicted, average="macro", zero_division=0))
+    sums = s.confusion_columns(gold, predicted, 3).sum(axis=0)
+    macro = {"average": "macro", "zero_division": 0}
+    assert float(s.macro_f1(sums)) == pytest.approx(f1_score(gold, predicted, **macro))
+    assert float(s.f1_of(1, 2)(sums)) == pytest.approx(f1_score(gold, predicted, labels=[1, 2], **macro))
+    assert float(s.macro_recall(sums)) == pytest.approx(
+        recall_score(gold, predicted, labels=sorted(set(gold)), **macro)
+    )
+
+
+def test_an_answer_that_names_no_class_is_wrong() -> None:
+    sums = s.confusion_columns([0, 1, 2], [-1, -1, 2], 3).sum(axis=0)
+    assert float(s.macro_recall(sums)) == pytest.approx(1 / 3)
+
+
+def test_the_standard_error_is_that_of_the_mean_and_grows_where_items_hang_together() -> None:
+    values = np.random.default_rng(4).normal(size=400).repeat(5)  # five equal items of each author
+    columns, authors = s.ratio_columns(list(values)), [str(number // 5) for number in range(2000)]
+    how = {"resamples": 2000, "seed": 1}
+    alone = s.estimate(s.ratio, columns, **how)
+    together = s.estimate(s.ratio, columns, clusters=authors, **how)
+    assert alone.standard_error == pytest.approx(values.std() / np.sqrt(2000), rel=0.08)
+    assert together.standard_error == pytest.approx(values.std() / np.sqrt(400), rel=0.08)
+    docs = [{"id": str(n), "cluster": str(n), "thread": thread} for n, thread in enumerate(authors)]
+    again = [doc | {"cluster": str(number // 2)} for number, doc in enumerate(docs)]
+    task = Task("t", {}, again, [share("t", "t", "t", lambda doc, answer: answer > 0)])
+    (row,) = score_table(task, {"assistant": [*values]}, resamples=200, seed=1)
+    assert row["clusters"] == 400  # threads, which leave the score less sure than pairs of one author
 
 
 @given(
