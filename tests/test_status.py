@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -70,6 +73,27 @@ def test_the_page_renews_its_content_and_escapes_it(busy: Run) -> None:
     assert "&lt;b&gt;loss&lt;/b&gt; 1.550" in now
     assert "train: loss" in now
     assert "50% in steps that count" in now
+
+
+@pytest.mark.browser
+def test_a_browser_sees_what_the_run_does_next(busy: Run, chromium: str) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    where = [str(busy.base), "--runs", str(busy.folder.parent)]
+    serve = [sys.executable, "-m", "wingspan", "status", *where, "--serve", "0", "--json"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        url = json.loads("".join(server.stdout.readline() for _ in range(3)))["url"]
+        with playwright.sync_playwright() as running:
+            browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page(viewport={"width": 390, "height": 800})
+            page.goto(url)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            write_lines(busy.folder / ".train.partial/goodput.jsonl", [LINE | {"usd": 7.0}])
+            page.get_by_text("$7.00").first.wait_for(timeout=20_000)
+            server.send_signal(signal.SIGINT)
+            page.get_by_text("the server does not answer").wait_for(timeout=20_000)
+            browser.close()
+        assert server.wait() == 0
 
 
 def test_a_curve_keeps_its_width_and_its_shape() -> None:
