@@ -81,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             picked, total = _exponentials(logits, column, here, group)
             loss += ((total.log() - picked) * valid).sum()
             if hidden_gradient is not None:
-                gradient = logits.mul_((valid / total)[:, None]).scatter_add_(1, column, -(here * valid)[:, None])
+                gradient = _add_at(logits.mul_((valid / total)[:, None]), column, -(here * valid)[:, None])
                 gradient = gradient.to(hidden.dtype)
                 torch.mm(gradient, matrix, out=hidden_gradient[rows])
                 part = (gradient.T @ chunk).float()
@@ -90,14 +90,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if wanted and weight_gradient is None:
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
-        ctx.weight_dtype = weight.dtype
+        ctx.weight_dtype, ctx.scaled = weight.dtype, False
         return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        weight_gradient = weight_gradient.mul_(gradients[0]).to(ctx.weight_dtype)
-        return hidden_gradient.mul_(gradients[0]), weight_gradient, None, None
+        if not ctx.scaled:  # in place; a zero-bubble pipeline asks twice, for the input first and then for the weight
+            hidden_gradient.data.mul_(gradients[0])
+            weight_gradient.data.mul_(gradients[0])
+            ctx.scaled = True
+        return hidden_gradient, weight_gradient.to(ctx.weight_dtype), None, None
+
+
+def _add_at(numbers: Tensor, column: Tensor, amount: Tensor) -> Tensor:
+    """Each row's `numbers` with `amount` (rows, 1) added at `column` (rows, 1)."""
+    if torch.compiler.is_compiling():  # a comparison is fused with what is around it, scattered writes are not
+        columns = torch.arange(numbers.shape[1], device=numbers.device)
+        return torch.where(columns == column, numbers + amount, numbers)
+    return numbers.scatter_add_(1, column, amount)
 
 
 def _chunks(tokens: int, weight: Tensor) -> Iterator[slice]:
