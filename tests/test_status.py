@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from wingspan.console import TerminalProgress
 from wingspan.errors import InputError
 from wingspan.report.live import live_server
 from wingspan.status import curve, screen
@@ -94,6 +95,20 @@ def test_a_browser_sees_what_the_run_does_next(busy: Run, chromium: str) -> None
             page.get_by_text("the server does not answer").wait_for(timeout=20_000)
             browser.close()
         assert server.wait() == 0
+
+
+def test_where_no_bar_can_be_drawn_a_line_says_as_much(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingspan.console._LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("wingspan.console.notices", Console(stderr=True, width=120))
+    with TerminalProgress("train", None) as progress, progress.task("train", 400, "steps") as task:
+        task.advance(100)
+        task.advance(1, "loss 1.550, goodput 90%")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("  train: 101/400 steps")
+    with TerminalProgress("train", None, quiet=True) as progress, progress.task("train", 400, "steps") as task:
+        task.advance(100, "loss 2")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_curve_keeps_its_width_and_its_shape() -> None:

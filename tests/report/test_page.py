@@ -56,7 +56,7 @@ def test_the_time_of_training_is_accounted_for(make_run: MakeRun) -> None:
     assert "36% in steps that count" in text
     assert "compute steps that count 40 s 36.4% 4k" in text
     assert "lost steps left out, or done again after a restart 10 s 9.1% 1k" in text
-    assert "restart from a process's last word" in text.replace("&#39;", "'")
+    assert "last step to the first of the next 50 s 45.5% (for 5k)" in text
     assert "all since the first start 1 min 50 s 100% 1 kWh $5.00" in text
     assert "Energy measured: RAPL counter. Money: $2 per device-hour." in text
     assert "made-up fr from 1.500 to 1.250" in text

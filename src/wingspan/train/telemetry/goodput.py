@@ -27,7 +27,7 @@ KINDS = {
     "checkpoint": "saving, and writing the result",
     "evaluation": "scoring held-out text",
     "start": "the first start, to its first step",
-    "restart": "from a process's last word to the first step of the next",
+    "restart": "from one process's last step to the first of the next",
     "lost": "steps left out, or done again after a restart",
     "idle": "the rest of the loop",
 }
