@@ -56,7 +56,7 @@ class Drawn:
     """Batches of answers that the part as it now is gives to questions; one question is one sample, and one row.
 
     What is drawn depends on the weights, the seed and the question alone: a killed run draws it again. Each batch
-    adds a line to `log`: the mean of every reward, and an answer to read.
+    adds a line to `log`: the mean of every reward.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Drawn:
                 found.append(rewards(asked.question, text, ended))
                 row.append([answer_of(asked.prompt, words, total(found[-1]))])
             rows.append(row)
-        self._note({name: fmean(one[name] for one in found) for name in found[0]}, asked.question.text, text)
+        self._note({name: round(fmean(one[name] for one in found), 4) for name in found[0]})
         tp = self._part.layout.tp
         longest = -(-max(sum(len(answer) for [answer] in row) for row in rows) // tp) * tp
         return answer_rows(rows, [[0.0] * len(row) for row in rows], longest, self._renderer.stop_id)
@@ -93,12 +93,10 @@ class Drawn:
             ended = len(words) < longest
             yield [*words, stop] if ended else words, self._renderer.decode(words), ended
 
-    def _note(self, means: dict[str, float], question: str, answer: str) -> None:
+    def _note(self, means: dict[str, float]) -> None:
         if is_first_rank():
             lines = JsonLines(self._log)
-            lines.append(
-                {name: round(one, 4) for name, one in means.items()} | {"question": question, "answer": answer}
-            )
+            lines.append(means)
             lines.close()
 
 

@@ -77,7 +77,8 @@ def _assistant(run: Run, stones: Tombstones, through: str) -> Learned | None:
         return None
     certain = manifest["inputs"][_CONVERSATIONS] == artefact_hash(run, _CONVERSATIONS)
     rests = 0
-    for file in sorted((run.folder / _CONVERSATIONS).glob("train-*.parquet")):
+    taught = [*(run.folder / _CONVERSATIONS).glob("train-*.parquet"), *run.folder.glob("align/*/preferences.parquet")]
+    for file in sorted(taught):
         frame = pl.read_parquet(file, columns=["post_ids"]).with_row_index("row").explode("post_ids")
         rests += frame["row"].filter(stones.of_posts(frame["post_ids"]).is_not_null()).n_unique()
     if certain and not rests and not through:

@@ -31,7 +31,7 @@ from wingspan.workspace import (
     fingerprint_of,
 )
 
-_REWRITTEN = ("prepare", "evaluate")  # the stages that keep posts
+_REWRITTEN = ("prepare", "align", "evaluate")  # the stages that keep posts
 _DERIVED = ("report.html", ".prepare.partial", ".prepare.old", ".evaluate.partial", ".evaluate.old")
 
 
@@ -128,6 +128,9 @@ def _renew_manifests(run: Run, draft: Path) -> None:
     An unfinished alignment begins anew: its conversations are packed otherwise without those that are gone.
     """
     after = replace(run, folder=draft)
+    if (layout := run.folder / "plan/layout.json").is_file():  # a value of it decides, so it is read there too
+        (draft / "plan").mkdir()
+        shutil.copyfile(layout, draft / "plan/layout.json")
     for spec in STAGES:
         before = _fingerprint(run, spec)
         if (manifest := run.manifest(spec.name)) is not None:
