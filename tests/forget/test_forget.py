@@ -47,6 +47,11 @@ def plan(context: StageContext) -> dict[str, Any]:
 def align(context: StageContext) -> dict[str, Any]:
     (context.output / "assistant").mkdir()
     (context.output / "assistant/model.safetensors").write_bytes(b"weights")
+    posts = pl.read_parquet(context.read("prepare/posts/train-*.parquet"))
+    (context.output / "dpo").mkdir()
+    posts.select(chosen="text", post_ids=pl.concat_list("post_id")).write_parquet(
+        context.output / "dpo/preferences.parquet"
+    )
     return {}
 
 
@@ -159,8 +164,8 @@ def test_an_author_is_nowhere_afterwards_and_every_stage_still_holds(run: Run) -
     for file in (run.folder / "prepare").rglob("*.parquet"):
         named = {one for column in pq.read_table(file).to_pydict().values() for one in column if isinstance(one, str)}
         assert not named & {*gone["post_id"], PSEUDONYM(author)}
-    conversations = pl.read_parquet(run.folder / "prepare/conversations/*.parquet")
-    assert not set(conversations["post_ids"].explode()) & set(gone["post_id"])
+    for rests in ("prepare/conversations/*.parquet", "align/dpo/preferences.parquet"):
+        assert not set(pl.read_parquet(run.folder / rests)["post_ids"].explode()) & set(gone["post_id"])
     said = [(file, file.read_text()) for file in run.folder.rglob("*.json*") if "ledger" not in file.parts]
     assert not [
         file for file, content in said for text in texts if json.dumps(text, ensure_ascii=False)[1:-1] in content
