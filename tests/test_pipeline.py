@@ -21,7 +21,9 @@ from wingspan.stages import STAGE_NAMES
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 
 # Records of time and of this machine's speed differ from run to run; everything else must not.
-MEASUREMENTS = ("plan.json", "plan.html", "rehearsal.json", "metrics.jsonl", "scores.json", "ledger/")
+MEASUREMENTS = {"plan.json", "plan.html", "rehearsal.json", "scores.json"} | {
+    "metrics.jsonl", "goodput.jsonl", "ledger", "summary.json"
+}  # fmt: skip
 
 
 def wingspan(*arguments: str | Path) -> list[str]:
@@ -56,12 +58,12 @@ def results(run: Path) -> dict[str, Any]:
         f"{stage}/{name}": record["sha256"]
         for stage in STAGE_NAMES
         for name, record in manifest(run, stage)["outputs"].items()
-        if not name.startswith(MEASUREMENTS)
+        if not MEASUREMENTS.intersection(Path(name).parts)
     }
     scores = json.loads((run / "evaluate" / "scores.json").read_text())
     steps = {
         f"{stage} {record['step']}": record["loss"]  # a step repeated after a kill: the last one counts
-        for stage in ("train", "align")
+        for stage in ("train", "align/sft")
         for record in map(json.loads, (run / stage / "metrics.jsonl").read_text().splitlines())
         if "loss" in record
     }
@@ -140,7 +142,7 @@ def _inside(process: subprocess.Popen[bytes], partial: Path, evidence: str) -> I
         ("prepare", "posts/*"),
         ("train", ""),
         ("train", "checkpoints/*"),
-        ("align", "checkpoints/*"),
+        ("align", "sft/checkpoints/*"),
         ("evaluate", ""),
     ],
 )
