@@ -52,7 +52,7 @@ def main() -> None:
         folder = Path(name)
         _equal(model, _task(folder, "exact", 6, 0), folder, figures, targets)
         for kind, shots in (("plain", 0), ("shots", 4)):
-            ask = _own(model, _task(folder, kind, count, shots), folder, torch.bfloat16)
+            ask = _own(model, _task(folder, kind, count // 2 if shots else count, shots), folder, torch.bfloat16)
             for batch in ("1",) if options.quick else ("1", "8"):
                 _faster(ask, [str(model), name, kind, "bfloat16", batch], rounds, figures, targets)
     for what, (value, target, lower) in targets.items():
