@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from wingspan.model import checkpoint
 from wingspan.model.loss import linear_cross_entropy
-from wingspan.model.network import Decoder, KeyValueCache
+from wingspan.model.attention import KeyValueCache
+from wingspan.model.network import Decoder
 from wingspan.model.shape import Architecture, ModelShape
 
 SIZES = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 96, "vocab": 131}

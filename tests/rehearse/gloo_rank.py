@@ -12,8 +12,10 @@ import torch.distributed as dist
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Train
 from wingspan.rehearse.rank import track_step
-from wingspan.train.parallel.build import build, initial_value, make_mesh, materialise
+from wingspan.train.parallel.build import build
 from wingspan.train.parallel.layouts import compute_precision
+from wingspan.train.parallel.mesh import make_mesh
+from wingspan.train.parallel.weights import initial_value, materialise
 
 
 def main(cases: list[dict], rank: int, world_size: int, store: str) -> None:

@@ -18,7 +18,7 @@ from wingspan.train.data.ledger import audit, entries
 from wingspan.train.data.order import Indices
 from wingspan.train.faults.health import Health
 from wingspan.train.loop import Recipe, fit
-from wingspan.train.parallel.build import Part
+from wingspan.train.parallel.part import Part
 from wingspan.train.start import start_part
 
 SHAPE = ModelShape("qwen3", 2, 32, 4, 2, 8, 64, 101, tie_embeddings=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from wingspan.project import Layout
 from wingspan.train.parallel.layouts import fit_layout, layers_of_stage
 
 SHAPE = ModelShape("qwen3", 4, 64, 8, 4, 16, 128, 501, False)
+EXPERTS = ModelShape("qwen3_moe", 4, 64, 8, 4, 16, 128, 501, False, experts=4, experts_per_token=2, expert_ffn=32)
 TIED = ModelShape("qwen3", 4, 64, 8, 4, 16, 128, 501, True)
 
 
@@ -38,8 +40,17 @@ def test_the_micro_batch_shrinks_until_it_divides() -> None:
         ({"tp": 8}, {}, "layout.tp"),
         ({"tp": 4}, {"sequence": 30}, "layout.tp"),
         ({"pp": 8}, {}, "layout.pp"),
-        ({"pp": 2}, {"shape": TIED}, "model.tie_embeddings"),
-        ({"cp": 2}, {}, "layout.cp"),
+        ({"pp": 2, "schedule": "zbv"}, {"shape": TIED}, "layout.schedule"),
+        ({"schedule": "zbv"}, {}, "layout.schedule"),
+        ({"interleave": 2}, {}, "layout.interleave"),
+        ({"pp": 2, "interleave": 4}, {}, "layout.pp"),
+        ({"pp": 2, "interleave": 2}, {"global_batch": 3}, "train.global_batch"),
+        ({"cp": 2}, {"sequence": 30}, "layout.cp"),
+        ({"cp": 4, "tp": 2}, {"sequence": 24}, "layout.cp"),
+        ({"dp_shard": 2, "ep": 2}, {}, "layout.ep"),
+        ({"dp_shard": 3, "ep": 3}, {"shape": EXPERTS, "global_batch": 9}, "layout.ep"),
+        ({"dp_shard": 2, "ep": 4}, {"shape": EXPERTS}, "layout.ep"),
+        ({"tp": 2}, {"shape": replace(EXPERTS, expert_ffn=33)}, "layout.tp"),
         ({"precision": "fp8"}, {}, "layout.precision"),
     ],
 )

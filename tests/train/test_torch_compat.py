@@ -14,7 +14,8 @@ from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Optimizer
 from wingspan.train.data.batches import Batch
 from wingspan.train.optimize.optimizers import make_optimizers
-from wingspan.train.parallel.build import build, make_mesh
+from wingspan.train.parallel.build import build
+from wingspan.train.parallel.mesh import make_mesh
 from wingspan.train.torch_compat import cpu_multiplies_bf16, static_pipeline_shapes
 
 SHAPE = ModelShape("qwen3", 4, 64, 8, 4, 16, 128, 501, False)
@@ -36,7 +37,7 @@ def test_a_rank_of_a_fake_fleet_takes_a_step(last_rank: None, recompute: str) ->
     assert all(parameter.is_meta for parameter in part.model.parameters())
     with FakeTensorMode(allow_non_fake_inputs=True), static_pipeline_shapes():
         part.model.to_empty(device="cpu")
-        optimizers = make_optimizers(part.model, Optimizer(), fused=False)
+        optimizers = make_optimizers(part.model, Optimizer())
         ids = torch.zeros(8, 32, dtype=torch.int64)
         part.backward(Batch(ids, ids, ids, ids), weight=256)
         assert all(parameter.grad is not None for parameter in part.model.parameters())

@@ -25,7 +25,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 _FILE_LIMIT = 5 * 10**9  # bytes; what transformers itself cuts at
 _END_OF_TURN = "<|im_end|>"
-_EXPERTS = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)$")
+_EXPERTS = re.compile(r"(.*\.mlp\.experts)\.((?:gate|up|down)_proj)$")
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,7 @@ class Folder:
         if stacked is None or name in self.files:
             return self._read(name)
         prefix, matrix = stacked.groups()
-        parts = ("gate_proj", "up_proj") if matrix == "gate_up_proj" else ("down_proj",)
-        experts = range(self.shape.experts)
-        return torch.stack(
-            [torch.cat([self._read(f"{prefix}.{expert}.{part}.weight") for part in parts]) for expert in experts]
-        )
+        return torch.stack([self._read(f"{prefix}.{expert}.{matrix}.weight") for expert in range(self.shape.experts)])
 
     def _read(self, name: str) -> Tensor:
         if name not in self.files:
@@ -121,12 +117,7 @@ def hf_tensors(state: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tenso
             continue
         prefix, matrix = stacked.groups()
         for expert, one in enumerate(tensor):
-            if matrix == "down_proj":
-                yield f"{prefix}.{expert}.down_proj.weight", one
-            else:
-                gate, up = one.chunk(2)
-                yield f"{prefix}.{expert}.gate_proj.weight", gate
-                yield f"{prefix}.{expert}.up_proj.weight", up
+            yield f"{prefix}.{expert}.{matrix}.weight", one
 
 
 def write_weights(

@@ -1,11 +1,11 @@
 """One decoder for Qwen3, Qwen3-MoE and Llama, its parameters named as Hugging Face names them.
 
-Shapes in comments: B rows, S tokens of a row, T tokens attended to, H hidden, N query heads,
-K key heads, G = N / K, D width of a head, E experts.
+Shapes in comments: B rows, S tokens of a row, H hidden, D width of a head, E experts, F inner width of one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -14,41 +14,12 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
+from wingspan.model.attention import Documents, KeyValueCache, Visible, attend, visible
+from wingspan.model.context import Context
 from wingspan.model.loss import IGNORED, linear_cross_entropy, linear_log_probs
 from wingspan.model.shape import ModelShape
 
-_EXPLICIT_ATTENTION = 512 * 512  # scores of one head up to which plain matrix products beat the fused CPU kernel
-
 Rotary = tuple[Tensor, Tensor]
-
-
-class KeyValueCache:
-    """Keys and values of up to `slots` tokens per row, in the order they came, for every layer.
-
-    Rows share one clock: slot t holds the t-th token fed to each row. Shorter prompts are padded on the
-    left with document -1, which no real token attends to; positions are the caller's, per row.
-    """
-
-    def __init__(
-        self, shape: ModelShape, rows: int, slots: int, dtype: torch.dtype, device: torch.device | str = "cpu"
-    ) -> None:
-        size = (shape.layers, rows, shape.kv_heads, slots, shape.head_dim)
-        self.keys = torch.empty(size, dtype=dtype, device=device)
-        self.values = torch.empty(size, dtype=dtype, device=device)
-        self.documents = torch.full((rows, slots), -1, device=device)
-        self.used = 0
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, K, S, D) after the used slots of a layer; returns all (B, K, T, D) so far."""
-        end = self.used + keys.shape[2]
-        self.keys[layer, :, :, self.used : end] = keys
-        self.values[layer, :, :, self.used : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Go on with these rows only (indices): finished answers leave the batch."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.documents = self.documents[rows]
 
 
 class Linear(nn.Linear):
@@ -89,38 +60,6 @@ def _rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def attention_mask(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, S, T), 0 where a token may look and -inf elsewhere: its own document, not later than itself.
-
-    `queries` (B, S) and `keys` (B, T) are document numbers; the queries are the last S of the T tokens.
-    """
-    S, T = queries.shape[1], keys.shape[1]
-    own = queries[:, :, None] == keys[:, None, :]
-    earlier = torch.ones(S, T, dtype=torch.bool, device=queries.device).tril(T - S)
-    blocked = torch.zeros((), dtype=dtype, device=queries.device).masked_fill(~(own & earlier), float("-inf"))
-    return blocked[:, None]
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k' / sqrt(D) + mask) v: (B, S, N, D) with keys and values (B, K, T, D) -> (B, S, N * D).
-
-    Without a mask attention is causal. Heads that share a key head are folded into its rows, so keys
-    and values are never repeated.
-    """
-    B, S, N, D = queries.shape
-    K, T = keys.shape[1:3]
-    G = N // K
-    if mask is None or queries.device.type != "cpu" or S * T > _EXPLICIT_ATTENTION:
-        heads = F.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=G > 1
-        )
-        return heads.transpose(1, 2).reshape(B, S, N * D)
-    folded = (queries * D**-0.5).view(B, S, K, G, D).permute(0, 2, 3, 1, 4).reshape(B, K, G * S, D)
-    scores = (folded @ keys.transpose(-1, -2)).view(B, K, G, S, T) + mask[:, :, None]
-    mixed = scores.softmax(-1).view(B, K, G * S, T) @ values
-    return cast(Tensor, mixed.view(B, K, G, S, D).permute(0, 3, 1, 2, 4).reshape(B, S, N * D))
-
-
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions; Qwen3 normalises queries and keys per head."""
 
@@ -133,9 +72,10 @@ class Attention(nn.Module):
         self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden)
         self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else None
         self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else None
+        self.context: Context | None = None
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
-        """(B, S, H) -> (B, S, H); `mask` as attention_mask makes it, None for plain causal attention."""
+    def forward(self, x: Tensor, rotary: Rotary, seen: Visible, cache: KeyValueCache | None) -> Tensor:
+        """(B, S, H) -> (B, S, H); `seen` as attention.visible makes it."""
         queries, keys, values = (  # under tensor parallelism each rank sees its own heads
             project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
@@ -145,7 +85,9 @@ class Attention(nn.Module):
         values = values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.append(self.layer, keys, values)
-        return cast(Tensor, self.o_proj(attend(queries, keys, values, mask)))
+        if self.context is not None:
+            keys, values = self.context.gather(torch.stack((keys, values)))
+        return cast(Tensor, self.o_proj(attend(queries, keys, values, seen)))
 
 
 class DenseMLP(nn.Module):
@@ -163,18 +105,44 @@ class DenseMLP(nn.Module):
 
 
 class Experts(nn.Module):
-    """The stacked matrices of all experts of a layer: gate and up as one (E, 2F, H), down (E, H, F)."""
+    """The stacked matrices of all experts of a layer: gate and up (E, F, H), down (E, H, F).
+
+    `exchange`, where set, brings rows to the ranks that hold their experts, and back; train.parallel sets it.
+    """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.empty(shape.experts, 2 * shape.expert_ffn, shape.hidden))
+        self.gate_proj = nn.Parameter(torch.empty(shape.experts, shape.expert_ffn, shape.hidden))
+        self.up_proj = nn.Parameter(torch.empty(shape.experts, shape.expert_ffn, shape.hidden))
         self.down_proj = nn.Parameter(torch.empty(shape.experts, shape.hidden, shape.expert_ffn))
+        self.exchange: Callable[[Experts, Tensor, Tensor], Tensor] | None = None
 
-    def forward(self, rows: Tensor, ends: Tensor) -> Tensor:
-        """SwiGLU of (rows, H), sorted by expert; `ends` (E,) is where each expert's rows end."""
-        gate_up = self.gate_up_proj.to(rows.dtype).transpose(1, 2)
-        gate, up = F.grouped_mm(rows, gate_up, offs=ends).chunk(2, dim=-1)
-        return F.grouped_mm(F.silu(gate) * up, self.down_proj.to(rows.dtype).transpose(1, 2), offs=ends)
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """SwiGLU of (rows, H), sorted by expert; `counts` (E,) are the rows of each."""
+        return self.swiglu(rows, counts) if self.exchange is None else self.exchange(self, rows, counts)
+
+    def swiglu(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """The same by the experts that lie here."""
+        ends = counts.cumsum(0).to(torch.int32)
+        gate, up, down = (
+            own(matrix).to(rows.dtype).transpose(1, 2) for matrix in (self.gate_proj, self.up_proj, self.down_proj)
+        )
+        inner = F.silu(F.grouped_mm(rows, gate, offs=ends)) * F.grouped_mm(rows, up, offs=ends)
+        return F.grouped_mm(inner, down, offs=ends)
+
+
+class Balance(nn.Module):
+    """Bias on the choice of experts, without an auxiliary loss (Wang et al. 2024): see train.parallel.balance."""
+
+    drift: Tensor
+    bias: Tensor
+    tokens: Tensor
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.register_buffer("drift", torch.zeros(experts))  # what has been added up
+        self.register_buffer("bias", torch.zeros(experts))  # what of it counts now
+        self.register_buffer("tokens", torch.zeros(experts, dtype=torch.int64), persistent=False)  # of this step
 
 
 class SparseMLP(nn.Module):
@@ -185,19 +153,32 @@ class SparseMLP(nn.Module):
         self.chosen, self.count = shape.experts_per_token, shape.experts
         self.gate = Linear(shape.hidden, shape.experts)
         self.experts = Experts(shape)
+        self.balance: Balance | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, H) -> (B, S, H); no shape depends on where the tokens go."""
+        """(B, S, H) -> (B, S, H); without expert parallelism no shape depends on where the tokens go."""
         tokens = x.reshape(-1, x.shape[-1])
-        weights, chosen = self.gate(tokens).float().softmax(-1).topk(self.chosen)  # (B * S, k)
+        odds = F.linear(tokens, own(self.gate.weight).to(x.dtype)).float().softmax(-1)
+        balance = self.balance if self.training else None
+        chosen = (odds if balance is None else odds + balance.bias).topk(self.chosen).indices  # (B * S, k)
+        weights = odds.gather(1, chosen)
         weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype)
         order = chosen.flatten().argsort(stable=True)
         counts = torch.zeros(self.count, dtype=order.dtype, device=x.device)
-        ends = counts.scatter_add(0, chosen.flatten(), torch.ones_like(order)).cumsum(0)
-        mixed = self.experts(tokens[order // self.chosen], ends.to(torch.int32))
+        counts = counts.scatter_add(0, chosen.flatten(), torch.ones_like(order))
+        if balance is not None:
+            balance.tokens += counts
+        mixed = self.experts(tokens[order // self.chosen], counts)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=x.device))
         together = mixed[back].unflatten(0, chosen.shape) * weights[:, :, None]
         return cast(Tensor, together.sum(1).view(x.shape))
+
+
+def own(weight: Tensor) -> Tensor:
+    """This rank's share of a weight; of one that several ranks hold, each makes a summand of the gradient."""
+    if not isinstance(weight, DTensor):
+        return weight
+    return weight.to_local(grad_placements=[Partial() if one.is_replicate() else one for one in weight.placements])
 
 
 class Block(nn.Module):
@@ -210,19 +191,20 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden, shape.norm_eps)
         self.mlp = SparseMLP(shape) if shape.experts else DenseMLP(shape)
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, seen: Visible, cache: KeyValueCache | None = None) -> Tensor:
         """(B, S, H) -> (B, S, H)."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache)
+        x = x + self.self_attn(self.input_layernorm(x), rotary, seen, cache)
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 
 
 class Trunk(nn.Module):
     """Embedding, blocks and last norm; a pipeline stage holds some blocks, and the ends only where they are."""
 
-    def __init__(self, shape: ModelShape, layers: range) -> None:
+    def __init__(self, shape: ModelShape, layers: Sequence[int]) -> None:
         super().__init__()
-        first, last = layers.start == 0, layers.stop == shape.layers
-        self.embed_tokens = nn.Embedding(shape.vocab, shape.hidden) if first else None
+        first, last = 0 in layers, shape.layers - 1 in layers
+        embeds = first or (last and shape.tie_embeddings)
+        self.embed_tokens = nn.Embedding(shape.vocab, shape.hidden) if embeds else None
         self.layers = nn.ModuleDict({str(layer): Block(shape, layer) for layer in layers})
         self.norm = RMSNorm(shape.hidden, shape.norm_eps) if last else None
 
@@ -233,16 +215,19 @@ class Decoder(nn.Module):
     `compute` is the precision of activations (default: that of the weights). Weights are cast to it where
     they are used. `loss_group` are the ranks over which tensor parallelism splits the vocabulary, and
     `skip_ignored` leaves tokens without a target out of the loss's matrix products, at the price of shapes
-    that depend on the data; train.parallel sets both.
+    that depend on the data. `context` are the ranks that share each sequence. train.parallel sets all three.
     """
 
-    def __init__(self, shape: ModelShape, layers: range | None = None, compute: torch.dtype | None = None) -> None:
+    def __init__(
+        self, shape: ModelShape, layers: Sequence[int] | None = None, compute: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         layers = range(shape.layers) if layers is None else layers
         self.shape, self.compute = shape, compute
         self.model = Trunk(shape, layers)
-        last = layers.stop == shape.layers
+        self.first, last = 0 in layers, shape.layers - 1 in layers
         self.lm_head = Linear(shape.hidden, shape.vocab) if last and not shape.tie_embeddings else None
+        self.context: Context | None = None
         self.loss_group: ProcessGroup | None = None
         self.skip_ignored = True
 
@@ -265,12 +250,17 @@ class Decoder(nn.Module):
         `cache` the tokens continue what it holds: prompts padded on the left with document -1 first, then
         one token per row at a time, each with its own position.
         """
-        hidden = x if self.model.embed_tokens is None else self.model.embed_tokens(x)
+        owners = self._documents(positions, documents, cache)
+        if self.context is not None:
+            x = self.context.own(x) if self.first else x
+            positions = self.context.own(positions)
+            targets = None if targets is None else self.context.own(targets)
+        hidden = self.model.embed_tokens(x) if self.first and self.model.embed_tokens is not None else x
         hidden = hidden.to(self.compute or hidden.dtype)
         rotary = rotary_table(positions, self.shape.head_dim, self.shape.rope_theta, hidden.dtype)
-        mask = self._mask(positions, documents, hidden.dtype, cache)
+        seen = visible(owners, positions, hidden.dtype)
         for block in self.model.layers.values():
-            hidden = block(hidden, rotary, mask, cache)
+            hidden = block(hidden, rotary, seen, cache)
         if cache is not None:
             cache.used += positions.shape[1]
         if self.model.norm is not None:
@@ -290,18 +280,17 @@ class Decoder(nn.Module):
         assert head is not None, "this part of the network has no head"
         return head.weight
 
-    def _mask(
-        self, positions: Tensor, documents: Tensor | None, dtype: torch.dtype, cache: KeyValueCache | None
-    ) -> Tensor | None:
-        if documents is None:
-            if cache is None and (positions.device.type != "cpu" or positions.shape[1] ** 2 > _EXPLICIT_ATTENTION):
-                return None  # plain causal attention, which fused kernels know without a mask
-            documents = torch.zeros_like(positions)
-        if cache is None:
-            return attention_mask(documents, documents, dtype)
+    def _documents(self, positions: Tensor, documents: Tensor | None, cache: KeyValueCache | None) -> Documents | None:
+        """Whose the tokens of this pass are; None for one document per row, whole in this pass."""
+        if cache is None and self.context is None:
+            return None if documents is None else Documents(documents, documents)
+        documents = torch.zeros_like(positions) if documents is None else documents
+        if self.context is not None:
+            return Documents(self.context.own(documents), documents, self.context.starts(documents.shape[1]))
+        assert cache is not None
         end = cache.used + positions.shape[1]
         cache.documents[:, cache.used : end] = documents
-        return attention_mask(documents, cache.documents[:, :end], dtype)
+        return Documents(documents, cache.documents[:, :end], (cache.used,))
 
     def _loss(self, hidden: Tensor, targets: Tensor, each: bool) -> Tensor:
         weight = self.head_weight
