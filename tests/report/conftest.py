@@ -135,7 +135,7 @@ def _plan() -> dict[str, str]:
 
 
 def _rehearsal() -> dict[str, str]:
-    gib = 1 << 30
+    gib, band = 1 << 30, {"mean": 1.0, "p5": 1.0, "p50": 1.0, "p90": 1.0, "p95": 1.0}
     kinds = [
         {
             "kind": name,
@@ -144,7 +144,11 @@ def _rehearsal() -> dict[str, str]:
             "at_peak": {"parameters": 9 * gib, "gradients": 4 * gib, "optimizer": 13 * gib, "activations": busy * gib},
             "unseen_bytes": 2 * gib,
             "flops": 1e15,
-            "collectives": [],
+            "collectives": [{"op": "_allgather_base_", "group": "dp_shard", "size": 64, "count": 9, "bytes": 3 * gib}],
+            "step_s": 8.0,
+            "compute_s": 5.0,
+            "exposed_s": 1.0,
+            "bubble_s": 2.0,
         }
         for name, rank, busy in (("first stage", 0, 9), ("middle stage", 8, 6), ("last stage", 1016, 14))
     ]
@@ -158,6 +162,17 @@ def _rehearsal() -> dict[str, str]:
         "kinds": kinds,
         "findings": [{"severity": "warns", "problem": "an invented finding", "remedy": "Do nothing"}],
         "plan": [{"item": "parameters", "plan": 10 * gib, "rehearsed": 9 * gib, "difference": -0.1}],
+        "checkpoint": {"bytes": 5 * gib, "files": 1024},
+        "goodput": {
+            "goodput": band | {"mean": 0.9, "p5": 0.85, "p95": 0.93},
+            "finishing_day": band | {"p50": 83.0, "p90": 87.0},
+            "interruptions_per_day": 5.4,
+            "checkpoint_interval_s": 420.0,
+            "spares": 19,
+            "share_of_clock": {"steps kept": 0.9, "restarts": 0.06, "site down": 0.04, "maintenance": 0.0},
+            "energy_mwh": band,
+            "cost_usd": band,
+        },
     }
     return {"rehearsal.json": json.dumps(rehearsal)}
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from wingspan.figures import Figure, measured
 from wingspan.report.charts import Stack, stacked_bars
 from wingspan.report.record import Document, Fact, Record, Told, figure, signed, tell
-from wingspan.units import GIB, count, size
+from wingspan.units import GIB, count, duration, energy, money, size
 
 _KEY_FIGURES = {
     "step_s": "One step",
@@ -26,6 +26,8 @@ _KEY_FIGURES = {
 }
 _LIMIT_DRAWN_FROM = 0.2  # of the device's memory: bars below that would be too short to read beside it
 _SHARES = ("mfu", "goodput")
+_COLLECTIVES_SHOWN = 4  # of each kind of rank, the largest
+_OF_STEP = {"compute_s": "computes", "exposed_s": "exposed communication", "bubble_s": "waits for other stages"}
 _AT_PEAK = {
     "parameters": "weights",
     "gathered": "weights gathered whole",
@@ -52,9 +54,19 @@ class Rehearsed:
 
     title: str
     facts: list[Fact]
-    chart: Markup | None
+    charts: list[Markup]
+    collectives: list[tuple[str, str, str, str, str]]
     beside_plan: list[tuple[str, str, str, str]]
     findings: list[Document]
+    traced: bool
+
+
+@dataclass(frozen=True)
+class Lived:
+    """The months of the run, lived through."""
+
+    facts: list[Fact]
+    chart: Markup
 
 
 def fleets(record: Record) -> list[FleetView]:
@@ -109,13 +121,58 @@ def _rehearsed(rehearsal: Document) -> Rehearsed:
         Fact("The rehearsal took", tell(measured(rehearsal["wall_s"], "s"))),
         Fact("with memory of", tell(measured(rehearsal["peak_rss_gib"] * GIB, "B"))),
     ]
+    kinds = rehearsal["kinds"]
+    traced = bool(kinds) and "step_s" in kinds[0]
+    if checkpoint := rehearsal.get("checkpoint"):
+        facts.append(Fact("A checkpoint", Told(f"{size(checkpoint['bytes'])} in {checkpoint['files']:,} files")))
     return Rehearsed(
         title=rehearsal["title"][0].upper() + rehearsal["title"][1:],
         facts=facts,
-        chart=_memory_chart(rehearsal) if rehearsal["kinds"] else None,
+        charts=[_memory_chart(rehearsal)] * bool(kinds) + [_step_chart(kinds)] * traced,
+        collectives=[_collective(kind, one) for kind in kinds for one in _largest(kind["collectives"])],
         beside_plan=[_beside_plan(row) for row in rehearsal["plan"]],
-        findings=rehearsal["findings"],
+        findings=[one for one in rehearsal["findings"] if one["severity"] != "differs"],  # those are in the table
+        traced=traced,
     )
+
+
+def _largest(collectives: list[Document]) -> list[Document]:
+    return sorted(collectives, key=lambda one: -one["bytes"])[:_COLLECTIVES_SHOWN]
+
+
+def _collective(kind: Document, one: Document) -> tuple[str, str, str, str, str]:
+    over = f"{one['group']} ({one['size']:,})"
+    return kind["kind"], one["op"].strip("_").replace("_", " "), over, f"{one['count']:,}", size(one["bytes"])
+
+
+def _step_chart(kinds: list[Document]) -> Markup:
+    """What one rank of each kind does in the seconds of a step."""
+    stacks = [Stack(_kind(kind), duration(kind["step_s"]), [kind[item] for item in _OF_STEP]) for kind in kinds]
+    spoken = "; ".join(f"{stack.label}: " + ", ".join(map(duration, stack.parts)) for stack in stacks)
+    return stacked_bars("Where the seconds of a step go", spoken, list(_OF_STEP.values()), stacks)
+
+
+def lived(rehearsal: Document) -> Lived | None:
+    """The calendar of the run with its failures; None where nobody lived through it."""
+    if not (found := rehearsal.get("goodput")):
+        return None
+    goodput, day, shares = found["goodput"], found["finishing_day"], found["share_of_clock"]
+    facts = [
+        Fact("Goodput", Told(f"{goodput['mean']:.1%}", "predicted", f"{goodput['p5']:.1%} to {goodput['p95']:.1%}")),
+        Fact("Done on day", Told(f"{day['p50']:,.0f}", "predicted", f"nine times out of ten by {day['p90']:,.0f}")),
+        Fact("Interruptions", Told(f"{found['interruptions_per_day']:.1f} a day", "predicted")),
+        Fact("A checkpoint every", Told(duration(found["checkpoint_interval_s"]))),
+        Fact("Spare nodes", Told(f"{found['spares']:,}")),
+    ]
+    if energy_mwh := found.get("energy_mwh"):
+        facts.append(Fact("Energy", Told(energy(1e3 * energy_mwh["mean"]), "predicted")))
+    if cost := found.get("cost_usd"):
+        facts.append(Fact("Money", Told(money(cost["mean"]), "predicted", "spares included")))
+    spent = {name: share for name, share in shares.items() if share > 0}
+    clock = Stack("The clock of the whole run", f"{day['p50']:,.0f} days", list(spent.values()))
+    spoken = ", ".join(f"{name} {share:.1%}" for name, share in spent.items())
+    names = [f"{name} {share:.1%}" for name, share in spent.items()]
+    return Lived(facts, stacked_bars("Where the days of the run go", spoken, names, [clock]))
 
 
 def _memory_chart(rehearsal: Document) -> Markup:
@@ -140,6 +197,7 @@ def _kind(kind: Document) -> str:
 
 
 def _beside_plan(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    say = count if row["item"].startswith("FLOPs") else size
+    item = row["item"]
+    say = count if item.startswith("FLOPs") else duration if item.startswith("seconds") else size
     difference = "" if row["difference"] is None else signed(f"{row['difference']:+.0%}")
-    return row["item"], say(row["plan"]), say(row["rehearsed"]), difference
+    return item, say(row["plan"]), say(row["rehearsed"]), difference
