@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Train
 from wingspan.rehearse.fleet import in_processes
 from wingspan.rehearse.rank import RankRehearsal, kinds_of_ranks
+from wingspan.train.parallel.layouts import stages_of_rank
 
 DENSE = ModelShape("qwen3", 2, 64, 4, 2, 16, 176, 512, tie_embeddings=False)
 TIED = ModelShape("llama", 2, 96, 6, 3, 16, 256, 640, tie_embeddings=True)
 EXPERTS = ModelShape("qwen3_moe", 2, 64, 4, 2, 16, 128, 512, False, experts=4, experts_per_token=2, expert_ffn=64)
+
+DEEP = ModelShape("qwen3", 4, 64, 4, 2, 16, 176, 512, tie_embeddings=False)
 
 CASES: dict[str, tuple[ModelShape, Layout]] = {
     "one rank": (DENSE, Layout()),
@@ -34,6 +37,12 @@ CASES: dict[str, tuple[ModelShape, Layout]] = {
     "2 replicas of 2 shards": (DENSE, Layout(dp_replicate=2, dp_shard=2)),
     "2 shards of 2 tensor ranks": (DENSE, Layout(dp_shard=2, tp=2)),
     "2 stages of 2 shards": (DENSE, Layout(pp=2, dp_shard=2, recompute="full")),
+    "2 context ranks": (DENSE, Layout(cp=2)),
+    "2 expert ranks": (replace(EXPERTS, experts_per_token=4), Layout(dp_shard=2, ep=2)),  # all: none gets more rows
+    "2 tensor ranks, experts": (EXPERTS, Layout(tp=2)),
+    "2 stages, tied": (TIED, Layout(pp=2)),
+    "2 ranks in turns": (DEEP, Layout(pp=2, interleave=2)),
+    "2 ranks in a V": (DEEP, Layout(pp=2, schedule="zbv")),
     "2 shards, 5 micro-batches": (DENSE, Layout(dp_shard=2)),
     "2 stages, 5 micro-batches": (DENSE, Layout(pp=2)),
 }
@@ -42,7 +51,7 @@ CASES: dict[str, tuple[ModelShape, Layout]] = {
 def train_of(name: str) -> Train:
     """Two micro-batches, or five, of which all but two are reckoned and not run."""
     layout = CASES[name][1]
-    micro_batches = 5 if name.endswith("5 micro-batches") else 2
+    micro_batches = 5 if name.endswith("5 micro-batches") else 4 if len(stages_of_rank(layout, 0)) > 1 else 2
     return Train(sequence=64, global_batch=micro_batches * layout.data_parallel * layout.micro_batch)
 
 

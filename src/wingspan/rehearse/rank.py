@@ -29,7 +29,7 @@ from wingspan.train.faults.health import Health
 from wingspan.train.loop import take_step
 from wingspan.train.optimize.optimizers import make_optimizers
 from wingspan.train.parallel.build import build
-from wingspan.train.parallel.layouts import compute_precision, layers_of_stage
+from wingspan.train.parallel.layouts import compute_precision, layers_of_rank, stages_of_rank
 from wingspan.train.parallel.mesh import MESH_AXES, make_mesh
 from wingspan.train.parallel.part import Part
 
@@ -87,14 +87,16 @@ class RankRehearsal:
 def samples_of(task: RankTask) -> list[RankTask]:
     """The tasks that show what `task` takes: itself, or of many micro-batches fewer.
 
-    The fewest that fill the pipeline (at least two, as gradients then accumulate), and one more: each of
-    the others adds the same operations again, and memory no longer grows. `reckon` puts them together.
+    The fewest that fill the pipeline (at least two, as gradients then accumulate), and one more, or one more for
+    each rank where stages take turns: each of the others adds the same operations again, and memory no longer
+    grows. `reckon` puts them together.
     """
-    few = max(task.layout.pp, 2)
-    if task.micro_batches <= few + 1:
+    stages = len(stages_of_rank(task.layout, 0))
+    few, more = max(task.layout.pp * stages, 2), task.layout.pp if stages > 1 else 1
+    if task.micro_batches <= few + more:
         return [task]
     row = task.layout.data_parallel * task.layout.micro_batch
-    trains = [task.train.model_copy(update={"global_batch": number * row}) for number in (few, few + 1)]
+    trains = [task.train.model_copy(update={"global_batch": number * row}) for number in (few, few + more)]
     return [replace(task, train=train) for train in trains]
 
 
@@ -222,16 +224,27 @@ def _fake_tensors() -> Iterator[None]:
 
 
 class _Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers for fakes, which hold no numbers: a number read off the device is 1, a mask chooses everything."""
+    """Answers for fakes, which hold no numbers: a float read off the device is 1, a mask chooses everything.
+
+    Whole numbers are how many rows go to each rank's experts: as many as to every other's.
+    """
+
+    _rows = 0  # that the last count of rows by expert counted
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is _ITEM:
-            return 1.0 if args[0].dtype.is_floating_point else 1
+            return 1.0 if args[0].dtype.is_floating_point else self._share(args[0])
+        if func is torch.ops.aten.scatter_add.default:
+            self._rows = args[3].numel()
         if func._overloadpacket in _INDEXING:
             args = (args[0], [_all_of(one) for one in args[1]], *args[2:])
         return func(*args, **(kwargs or {}))
+
+    def _share(self, one: torch.Tensor) -> int:
+        ranks = one.untyped_storage().nbytes() // one.itemsize
+        return self._rows // ranks + (one.storage_offset() < self._rows % ranks) if ranks > 1 else 1
 
 
 def _all_of(index: torch.Tensor | None) -> torch.Tensor | None:
@@ -248,13 +261,15 @@ def _batch(rows: int, sequence: int) -> Batch:
 def _placed(call: Collective, layout: Layout) -> Collective:
     """The call with its group as the axes of the mesh along which the group's ranks differ, joined by '+'.
 
-    Expert parallelism lies inside dp_shard x cp: its groups are the near ranks there, "ep", or the far ones.
+    Expert parallelism lies inside dp_shard x cp: there all-to-alls are among near ranks, what shards experts among far.
     """
     ranks = torch_compat.group_ranks(call.group)
     stride = ranks[1] - ranks[0] if len(ranks) > 1 else 1
     axes = _axes(tuple(ranks), (layout.pp, layout.dp_replicate, layout.dp_shard, layout.cp, layout.tp))
-    if len(ranks) < math.prod(getattr(layout, axis) for axis in axes.split("+") if axis):
-        axes = "ep" if stride == layout.tp else "expert_shard"
+    if "alltoall" in call.op:
+        axes = "ep"
+    elif len(ranks) < math.prod(getattr(layout, axis) for axis in axes.split("+") if axis):
+        axes = "expert_shard"
     return replace(call, group=axes, ranks=len(ranks), stride=stride)
 
 
@@ -298,10 +313,10 @@ def reckon(task: RankTask, samples: Sequence[RankRehearsal]) -> RankRehearsal:
     if len(samples) == 1:
         return samples[0]
     base, more = samples
-    times = task.micro_batches - base.micro_batches
+    others, added = task.micro_batches - base.micro_batches, more.micro_batches - base.micro_batches
 
     def grown(before: int, after: int) -> int:
-        return before + times * (after - before)
+        return before + others * (after - before) // added
 
     fuller = max(samples, key=lambda one: one.peak_bytes)
     return replace(
@@ -327,9 +342,9 @@ def kinds_of_ranks(shape: ModelShape, layout: Layout, train: Train, *, accelerat
     """
     per_stage = layout.world_size // layout.pp
     alike: dict[tuple[int, bool, bool], list[int]] = {}
-    for stage in range(layout.pp):
-        layers = layers_of_stage(shape.layers, layout.pp, stage)
-        alike.setdefault((len(layers), stage == 0, stage == layout.pp - 1), []).append(stage)
+    for rank in range(layout.pp):
+        layers = layers_of_rank(shape.layers, layout, rank)
+        alike.setdefault((len(layers), 0 in layers, shape.layers - 1 in layers), []).append(rank)
     return [
         RankTask(
             _name(stages, layout),

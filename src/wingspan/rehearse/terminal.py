@@ -79,9 +79,7 @@ def _headline(rehearsal: Mapping[str, Any]) -> Text:
     text.append(f"\n{rehearsal['title']} (rehearsed in {took})", style="not bold dim")
     if part := next((kind for kind in rehearsal["kinds"] if _reckoned(kind)), None):
         run, all_ = part["rehearsed_micro_batches"], part["micro_batches"]
-        text.append(
-            f"\n{run} and {run + 1} of {all_} micro-batches run; each other adds the difference", "not bold dim"
-        )
+        text.append(f"\n{run} of {all_} micro-batches run, then more; each other adds the difference", "not bold dim")
     return text
 
 

@@ -262,7 +262,8 @@ def times(kinds: Sequence[RankRehearsal], prices: Prices) -> dict[str, dict[str,
     if not kinds[0].samples:
         return few
     more = _times([kind.samples[1] for kind in kinds], prices)
-    others = kinds[0].micro_batches - kinds[0].rehearsed_micro_batches
+    one, two = kinds[0].samples
+    others = (kinds[0].micro_batches - one.micro_batches) / (two.micro_batches - one.micro_batches)
     return {
         kind: {name: value + others * (more[kind][name] - value) for name, value in one.items()}
         for kind, one in few.items()
