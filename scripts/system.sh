@@ -5,7 +5,7 @@ set -uo pipefail
 
 packages=()
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || packages+=(chromium)
-command -v slurmctld >/dev/null || packages+=(slurmctld slurm-client munge)
+{ command -v slurmctld && command -v slurmd; } >/dev/null || packages+=(slurmctld slurmd slurm-client munge)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ]; then root=""

@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from launch.starting import prepared_project, wingspan_train
 from train import prepared
 from train.test_stage import losses, weights
 from wingspan.errors import LEFT, WorkError
@@ -21,18 +21,7 @@ from wingspan.launch.blame import Blame, blame
 from wingspan.launch.restarts import Restarts
 from wingspan.workspace import Run
 
-TOKENS = 40 * 256
-
-
-def prepared_project(folder: Path, hang_timeout_s: float = 2) -> None:
-    prepared.prepared_run(folder, {"dp_shard": 2}, tokens=TOKENS)
-    project = folder / "wingspan.toml"
-    project.write_text(project.read_text().replace("[train]", f"[train]\nhang_timeout_s = {hang_timeout_s}"))
-
-
-def wingspan_train(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "wingspan", "train", str(folder), "--runs", str(folder / "runs")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+pytestmark = pytest.mark.xdist_group("launch")
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
@@ -49,17 +38,6 @@ def wait_for(true: Callable[[], bool], process: subprocess.Popen[str], seconds: 
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two ranks, started as a person does."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    prepared_project(folder, 60)
-    said, errors = wingspan_train(folder).communicate(timeout=100)
-    assert "steps: 40" in said, errors
-    assert not (folder / "runs/tiny/.train.stops.jsonl").exists()
-    return folder
 
 
 @pytest.mark.slow

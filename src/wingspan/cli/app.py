@@ -87,6 +87,9 @@ plan, rehearse, prepare, train, align, evaluate, serve = (
     _stage_group(name) for name in ("plan", "rehearse", "prepare", "train", "align", "evaluate", "serve")
 )
 
+launch = typer.Typer(help="The same training on this machine, Slurm and Kubernetes.", **_SETTINGS)
+app.add_typer(launch, name="launch", rich_help_panel=SETUP)
+
 
 def command(to: typer.Typer, name: str | None = None, panel: str | None = None) -> Callable[[Command], Command]:
     """Register a command whose errors are printed in one form and become exit codes."""

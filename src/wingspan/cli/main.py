@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from wingspan.cli import evaluate, forget, plan, prepare, rehearse, run, serve, setup, stages  # noqa: F401  (each registers)
+from wingspan.cli import evaluate, forget, launch, plan, prepare, rehearse, run, serve, setup, stages  # noqa: F401  (each registers)
 from wingspan.cli.app import app
 
 

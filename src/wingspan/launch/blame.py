@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,11 +35,13 @@ def node_name() -> str:
 
 
 def blame(one: Blame) -> None:
-    """Write a blame down, where somebody asked for it; one short append, which no other writer breaks up."""
+    """Write a blame down for who asked for it, in one short append that no other writer breaks up; else say it."""
     path = os.environ.get(BLAMES)
-    if path:
-        with Path(path).open("a") as stream:
-            stream.write(json.dumps(asdict(one)) + "\n")
+    if path is None:
+        print(f"wingspan launch: {one}", file=sys.stderr, flush=True)
+        return
+    with Path(path).open("a") as stream:
+        stream.write(json.dumps(asdict(one)) + "\n")
 
 
 def take_blames(path: Path) -> list[Blame]:

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from wingspan.project import Layout, Project
 
-RENDEZVOUS_PORT = 29500
-MAX_RESTARTS = 3  # of the ranks on their nodes, before the job itself is started again
-
 
 @dataclass(frozen=True)
 class Ranks:

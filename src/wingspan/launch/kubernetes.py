@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import wingspan
-from wingspan.launch.cluster import MAX_RESTARTS, RENDEZVOUS_PORT, Ranks, dns_name
+from wingspan.errors import InputError
+from wingspan.launch.cluster import Ranks, dns_name
 
 _JOB_RESTARTS = 100  # of the whole set, after which it is marked failed
+_PORT = 29500
+_SAVE_S = 300  # between being asked to leave and being killed: a step, and a checkpoint
 _RESOURCES = {
     "tpu": "google.com/tpu",
     "mi": "amd.com/gpu",
@@ -26,6 +29,9 @@ metadata:
 spec:
   failurePolicy:
     maxRestarts: {_JOB_RESTARTS}
+    rules:
+      - action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
   network:
     enableDNSHostnames: true
   replicatedJobs:
@@ -37,29 +43,35 @@ spec:
           completions: {ranks.nodes}
           completionMode: Indexed
           backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+                onExitCodes:
+                  containerName: train
+                  operator: In
+                  values: [{InputError.exit_code}]
           template:
             spec:
               restartPolicy: Never
+              terminationGracePeriodSeconds: {_SAVE_S}
               hostNetwork: true
               dnsPolicy: ClusterFirstWithHostNet
               containers:
                 - name: train
                   image: wingspan:{wingspan.__version__}
                   workingDir: /project
-                  command:
-                    - torchrun
-                    - --nnodes={ranks.nodes}
-                    - --nproc-per-node={ranks.per_node}
-                    - --rdzv-id={name}
-                    - --rdzv-backend=c10d
-                    - --rdzv-endpoint={name}-workers-0-0.{name}:{RENDEZVOUS_PORT}
-                    - --max-restarts={MAX_RESTARTS}
-                    - -m
-                    - wingspan
-                    - train
-                    - {ranks.project}
+                  command: [wingspan, launch, node, {ranks.project}]
+                  env:
+                    - name: MASTER_ADDR
+                      value: {name}-workers-0-0.{name}
+                    - name: MASTER_PORT
+                      value: "{_PORT}"
+                    - name: WINGSPAN_LAUNCH
+                      valueFrom:
+                        fieldRef:
+                          fieldPath: metadata.annotations['jobset.sigs.k8s.io/restart-attempt']
                   ports:
-                    - containerPort: {RENDEZVOUS_PORT}
+                    - containerPort: {_PORT}
                   resources:
                     limits:
                       {_resource(ranks.device)}: {ranks.per_node}

@@ -6,9 +6,10 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,51 +48,82 @@ class Place:
         }
 
 
+def run_node(command: Sequence[str], nodes: int, per_node: int) -> int:
+    """Run `command` once per rank of the node that srun or Kubernetes started this on; returns an exit code.
+
+    Those that were asked to leave count as done: srun would end the others before they have saved.
+    """
+    number = int(os.environ.get("SLURM_NODEID") or os.environ.get("JOB_COMPLETION_INDEX", "0"))
+    place = Place(nodes, per_node, number, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    asked: list[int] = []
+    with ranks_asked_to_leave(asked):
+        code = run_ranks(command, place, asked)
+    return 0 if code == LEFT and "SLURM_JOB_ID" in os.environ else code
+
+
 def run_ranks(command: Sequence[str], place: Place, asked: list[int]) -> int:
     """Run `command` once per rank of this node; `asked` fills when they are to leave.
 
     Returns 0 if all did well, 2 if the input is wrong, 76 if they were asked to leave and saved, 75 if they lost a
     rank of another node, else 1.
     """
-    ranks = [subprocess.Popen(command, env=place.environment(number)) for number in range(place.per_node)]
-    store = _host_store(place) if place.node == 0 else None
-    codes = _wait(ranks, asked)
+    first = place.node * place.per_node
+
+    def lost(local: int, code: int) -> None:
+        if not asked:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else "ended with an error"
+            blame(Blame(first + local, node_name(), how, 2 if code < 0 else 1))
+
+    ranks = [
+        subprocess.Popen(command, env=place.environment(number), preexec_fn=_leave_usr1_to_the_launcher)
+        for number in range(place.per_node)
+    ]
+    try:
+        store = _host_store(place) if place.node == 0 else None
+    except RuntimeError as error:  # the port was taken since it was found free
+        print(f"wingspan launch: {error}", file=sys.stderr, flush=True)
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+        return LOST
+    codes = wait_for(ranks, asked, lost)
     del store
-    for code in (InputError.exit_code, LEFT):
-        if code in codes.values():
-            return code
-    lost = [local for local, code in codes.items() if code not in (0, LOST)]
-    if not lost:
-        return LOST if LOST in codes.values() else 0
-    if not asked:
-        guilty = next((local for local in lost if codes[local] < 0), lost[0])
-        how = f"was killed by {signal.Signals(-codes[guilty]).name}" if codes[guilty] < 0 else "ended with an error"
-        weight = 2 if codes[guilty] < 0 else 1
-        blame(Blame(place.node * place.per_node + guilty, node_name(), how, weight))
-    return 1
+    known = (InputError.exit_code, LEFT, LOST, 0)
+    return next((code for code in known[:2] if code in codes), 1 if set(codes) - set(known) else max(codes))
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]], asked: list[int]) -> dict[int, int]:
-    """The exit codes of ranks in the order of their ends; those that do not follow a lost one are killed: lost too."""
+def wait_for(
+    processes: Sequence[subprocess.Popen[bytes]],
+    asked: list[int],
+    lost: Callable[[int, int], None],
+    leave: signal.Signals = signal.SIGTERM,
+) -> list[int]:
+    """The exit codes of processes that end together: those left over some seconds after a lost one are killed.
+
+    When `asked` fills, they are asked to leave by the signal `leave`. `lost` is called with the number and code of
+    each that was lost.
+    """
     codes: dict[int, int] = {}
-    lost_at, told = None, False
-    while len(codes) < len(ranks):
-        for local, rank in enumerate(ranks):
-            if local not in codes and (code := rank.poll()) is not None:
-                codes[local] = code
-                lost_at = lost_at or (time.monotonic() if code not in (0, LEFT) else None)
+    bad_at, told = 0.0, False
+    while len(codes) < len(processes):
+        for number, process in enumerate(processes):
+            if number not in codes and (code := process.poll()) is not None:
+                codes[number] = code
+                bad_at = bad_at or (time.monotonic() if code not in (0, LEFT) else 0.0)
+                if code not in (0, LEFT, LOST, InputError.exit_code):
+                    lost(number, code)
         if asked and not told:
             told = True
-            for rank in ranks:
-                rank.terminate()
-        if lost_at and time.monotonic() - lost_at > _OTHERS_END_S:
-            for local, rank in enumerate(ranks):
-                if local not in codes:
-                    rank.kill()
-                    rank.wait()
-                    codes[local] = LOST
+            for process in processes:
+                process.send_signal(leave)
+        if bad_at and time.monotonic() - bad_at > _OTHERS_END_S:
+            for number, process in enumerate(processes):
+                if number not in codes:
+                    process.kill()
+                    process.wait()
+                    codes[number] = LOST
         time.sleep(_LOOK_S)
-    return codes
+    return [codes[number] for number in range(len(processes))]
 
 
 @contextmanager
@@ -106,6 +138,10 @@ def ranks_asked_to_leave(asked: list[int]) -> Iterator[None]:
             signal.signal(one, handler)
 
 
+def _leave_usr1_to_the_launcher() -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm sends it to all processes of a step; theirs is SIGTERM
+
+
 def free_port() -> int:
     """A port of this node that nobody listens on."""
     with socket.socket() as listener:
@@ -117,5 +153,4 @@ def _host_store(place: Place) -> Any:
     """The key-value store by which all ranks find each other; they wait for it while torch is loaded here."""
     from torch._C._distributed_c10d import TCPStore
 
-    with suppress(TimeoutError):
-        return TCPStore(place.address, place.port, is_master=True, wait_for_workers=False)
+    return TCPStore(place.address, place.port, is_master=True, wait_for_workers=False)

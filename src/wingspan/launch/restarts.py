@@ -17,6 +17,7 @@ from wingspan.workspace import LAUNCH, SUPERVISED, Run
 
 _TRIES = 4  # starts in a row without a new checkpoint, after which starting again does not help
 _BLAMES_TO_EXCLUDE = 2
+_NAMED = 4
 _FINAL = (0, InputError.exit_code, LEFT)  # done; starting again would not help; asked to leave
 
 
@@ -34,22 +35,23 @@ class Restarts:
     def __init__(self, run: Run, stage: str, *, goes_on: bool = False) -> None:
         self._folder, self._stage = run.folder, stage
         self._history = run.folder / f".{stage}.stops.jsonl"
+        self.blames = run.folder.absolute() / f".{stage}.blames"
         if not goes_on:
             self._history.unlink(missing_ok=True)
+        self.blames.unlink(missing_ok=True)
+        os.environ |= {BLAMES: str(self.blames), SUPERVISED: "1"}
 
     def supervise(self, start: Callable[[], int], asked: list[int]) -> int:
         """Call `start` until it ends for good; returns its exit code. `asked`: fills when the run is to leave.
 
         Raises WorkError when starts in a row made no new checkpoint.
         """
-        blames = self._folder / f".{self._stage}.blames"
-        os.environ |= {BLAMES: str(blames.absolute()), SUPERVISED: "1"}
         while True:
             os.environ[LAUNCH] = f"{time.time_ns()}"
             code = start()
             if code in _FINAL or asked:
                 return code
-            self.note(take_blames(blames))
+            self.note(take_blames(self.blames))
             if in_vain := self._in_vain():
                 time.sleep(4.0 ** (in_vain - 1))
 
@@ -58,7 +60,7 @@ class Restarts:
         stop = Stop(self._newest_checkpoint(), blames)
         with self._history.open("a") as stream:
             stream.write(json.dumps(asdict(stop)) + "\n")
-        why = "; ".join(map(str, blames)) or "no rank is to blame"
+        why = "; ".join(map(str, blames[:_NAMED])) or "no rank is to blame"
         if self._in_vain() >= _TRIES:
             raise WorkError(
                 f"{self._stage} stopped {_TRIES} times without a new checkpoint; the last time: {why}",

@@ -88,6 +88,23 @@ def sniff_all(device: torch.device, compute: torch.dtype, say: Callable[[str], N
         raise WrongDevice(named, 1 if mine.wrong else LOST)
 
 
+def check_node(devices: int) -> list[Sniff]:
+    """Test this node's devices one after another; `devices`: how many accelerators must be there, 0 where it has none.
+
+    Raises WrongDevice, and blames the node, when one is missing or computes wrongly.
+    """
+    there = torch.cuda.device_count()
+    found = [sniff(torch.device("cuda", number), torch.bfloat16) for number in range(there)]
+    found = found or [sniff(torch.device("cpu"), torch.float32)]
+    wrong = [f"device {number} fails {one.wrong}" for number, one in enumerate(found) if one.wrong]
+    if there < devices:
+        wrong.append(f"shows {there} devices of {devices}")
+    if wrong:
+        blame(Blame(None, node_name(), ", ".join(wrong), 3))
+        raise WrongDevice(f"{node_name()} {', '.join(wrong)}", 1)
+    return found
+
+
 def slow(found: Sequence[Sniff]) -> list[str]:
     """A line for each device that is slower than most."""
     lines = []
