@@ -162,7 +162,10 @@ def _naming_modules(part: Part) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise WorkError(f"{type(error).__name__}: {str(error).strip() or 'no message'}", where=last) from error
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        raise WorkError(f"{type(first).__name__}: {str(first).strip() or 'no message'}", where=last) from error
     finally:
         handle.remove()
 
