@@ -56,13 +56,17 @@ def align(context: StageContext) -> dict[str, Any]:
 
 
 def evaluate(context: StageContext) -> dict[str, Any]:
-    """Scores with a sample for each held-out post, as evaluate keeps them."""
+    """Scores with a sample for each held-out post, and the task file of held-out posts, as evaluate keeps them."""
     posts = pl.read_parquet(context.read("prepare/posts/held_out-*.parquet"))
     samples = [
         {"question": "What?", "posts": [{"post_id": post_id, "text": text}], "answers": {"base": f"It says {text}"}}
         for post_id, text in posts.select("post_id", "text").iter_rows()
     ]
     (context.output / "scores.json").write_text(json.dumps({"models": ["base"], "tasks": [], "samples": samples}))
+    (context.output / "tasks").mkdir()
+    docs = [{"post_ids": [post_id], "text": text} for post_id, text in posts.select("post_id", "text").iter_rows()]
+    lines = "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
+    (context.output / "tasks/posts.jsonl").write_text(lines)
     return {}
 
 

@@ -75,7 +75,7 @@ def verbatim_task(name: str, title: str, texts: Iterable[tuple[str, str]], count
     docs = []
     for id_, text in sample(((id_, text) for id_, text in texts if _cut(text)[1]), lambda one: one[0], count, seed):
         given, rest = _cut(text)
-        docs.append({"id": id_, "cluster": id_, "prompt": given, "expected": rest, "begins": True})
+        docs.append({"id": id_, "cluster": id_, "post_ids": [id_], "prompt": given, "expected": rest, "begins": True})
     docs = some(docs, f"texts of eight words and more for {name}", "Name longer texts, or cut them by a tab")
     measure = _safe(name, title, "share continued word for word", _continued, False)
     return Task(name, answer_config(_CONTINUED_TOKENS, ["\n"]), docs, [measure])

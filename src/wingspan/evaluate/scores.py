@@ -118,6 +118,10 @@ def worst(task: Task, answers: Mapping[str, Sequence[Any]]) -> list[dict[str, An
         shown += [
             {
                 "score": measure.name,
+                "post_ids": [
+                    *kept[place].get("post_ids", []),
+                    *(one["post_id"] for one in kept[place].get("posts", [])),
+                ],
                 "question": _question(kept[place]),
                 "expected": _said(kept[place], None),
                 "answers": {model: _said(kept[place], given[about[place]]) for model, given in answers.items()},

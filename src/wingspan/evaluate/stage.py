@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ MODELS = {"base": "train/base", "assistant": "align/assistant"}
 Row = dict[str, Any]
 Answers = dict[str, dict[str, list[Any]]]  # model -> task -> answers
 
+_IN_WORDS = "asked_in_words"  # task files for endpoints, and their answers as they come
 _SAMPLES = 6  # answers of both models put into scores.json, for people to read
 
 
@@ -49,6 +51,7 @@ def work(context: StageContext) -> dict[str, Any]:
         start = time.perf_counter()
         answers[model] = ask(model, spec, posed, context.output, context.progress)
         seconds[model] = round(time.perf_counter() - start, 2)
+    shutil.rmtree(context.output / _IN_WORDS, ignore_errors=True)  # nothing is left to ask again
     rows = _score(context, posed, answers)
     scores = {
         "models": list(answers),
@@ -185,10 +188,10 @@ def ask(model: str, spec: str, posed: Sequence[Task], output: Path, progress: Pr
     if is_endpoint(spec):
         posed = [said for task in posed if (said := in_words(task))]
         for task in posed:
-            task.write(output / "tasks_in_words")
+            task.write(output / _IN_WORDS)
         with progress.task(f"asking the {model}", sum(len(task.docs) for task in posed), "answers") as bar:
-            endpoint = EndpointModel(spec, output / "endpoint.jsonl", bar.advance)
-            return run_tasks(posed, output / "tasks_in_words", endpoint)
+            endpoint = EndpointModel(spec, output / _IN_WORDS / "answers", bar.advance)
+            return run_tasks(posed, output / _IN_WORDS, endpoint)
     folder = Path(spec)
     requests = sum(len(doc.get("choices", [0])) for task in posed for doc in task.docs)
     end_of_document = json.loads((folder / "config.json").read_text())["bos_token_id"]

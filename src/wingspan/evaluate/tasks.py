@@ -37,6 +37,8 @@ _Row = Mapping[str, Any]
 class Task:
     """One task file: `config` is lm-eval's YAML; every document has an `id` and a `cluster`, perhaps a `thread`.
 
+    A document that rests on posts of the run names them in `post_ids` or `posts`: deletions follow them.
+
     `file` is set for a task file of somebody else's, whose documents are in the harness's hands alone.
     """
 
@@ -67,7 +69,8 @@ class Task:
 def posts_task(posts: Iterable[_Row], count: int, seed: int) -> Task:
     """How well the model predicts held-out posts: bits per byte of each post on its own."""
     docs = [
-        {"id": post["post_id"], "cluster": _cluster(post), "thread": _thread(post), "text": post["text"]}
+        {"id": post["post_id"], "post_ids": [post["post_id"]], "text": post["text"]}
+        | {"cluster": _cluster(post), "thread": _thread(post)}
         for post in sample(posts, lambda post: post["post_id"], count, seed)
     ]
     config = {
@@ -98,7 +101,8 @@ def replies_task(conversations: Iterable[_Row], count: int, distractors: int, se
         choices = [*order.sample(sorted(others), distractors), reply["content"]]
         order.shuffle(choices)
         gold = choices.index(reply["content"])
-        docs.append(choice_doc(row["conversation_id"], row["conversation_id"], asked, choices, gold))
+        doc = choice_doc(row["conversation_id"], row["conversation_id"], asked, choices, gold)
+        docs.append(doc | {"post_ids": row.get("post_ids") or []})
     remedy = "Raise prepare.held_out, add dialogues or threads, or lower evaluate.distractors"
     docs = some(docs, "dialogues with enough wrong replies", remedy)
     return Task(REPLIES, choice_config("acc_bytes"), docs, [measures.REPLY_CHOICE])
@@ -125,7 +129,7 @@ def label_task(name: str, rated: Iterable[_Row], count: int, seed: int) -> Task:
         question: Message = {"role": "user", "content": label_question(name, row["text"])}
         gold = LABEL_CLASSES.index(label_class(row["value"]))
         doc = choice_doc(row["post_id"], _cluster(row), [question], list(LABEL_CLASSES), gold)
-        docs.append(doc | {"thread": _thread(row), "value": row["value"]})
+        docs.append(doc | {"post_ids": [row["post_id"]], "thread": _thread(row), "value": row["value"]})
     docs = some(docs, f"posts rated for {name}", "Raise prepare.held_out")
     return Task(name, choice_config("acc"), docs, measures.label_measures(name))
 
@@ -152,7 +156,7 @@ def citations_task(
         answerable = expected.strip() != NO_SUPPORT
         posts = index.search(question, retrieved) if answerable else _given_posts(row, index)
         doc = _asked_of_posts(row["conversation_id"], system, question, posts)
-        docs.append(doc | {"answerable": answerable, "expected": expected})
+        docs.append(doc | {"post_ids": row["post_ids"], "answerable": answerable, "expected": expected})
     docs = some(docs, "questions about posts", "Raise prepare.grounded_held_out")
     return Task(CITATIONS, answer_config(answer_tokens), docs, measures.CITATIONS)
 

@@ -37,7 +37,7 @@ def rewrite(folder: Path, draft: Path, stones: Tombstones) -> Counter[str]:
         elif file.suffix == ".parquet":
             kind = file.relative_to(folder).parts[0].removesuffix(".parquet")
             gone += _drop_rows(file, target, stones, "lookups" if kind == "tokens" else kind)
-        elif file.suffix == ".json" and file.name not in ("manifest.json", "tokenizer.json"):
+        elif file.suffix in (".json", ".jsonl") and file.name not in ("manifest.json", "tokenizer.json"):
             gone += _drop_entries(file, target, stones)
     return gone
 
@@ -97,15 +97,20 @@ def _empty_places(file: Path, target: Path, stones: Tombstones) -> Counter[str]:
 
 
 def _drop_entries(file: Path, target: Path, stones: Tombstones) -> Counter[str]:
-    """A JSON document without those entries of its lists that name something forgotten."""
-    content = json.loads(file.read_text(encoding="utf-8"))
+    """A JSON document, or JSON lines, without those entries of its lists that name something forgotten."""
+    lines = file.suffix == ".jsonl"
+    text = file.read_text(encoding="utf-8")
+    content = [json.loads(line) for line in text.split("\n") if line] if lines else json.loads(text)
     named = pl.Series(sorted(set(_named(content))), dtype=pl.String)
     forgotten = set(named.filter(stones.of_posts(named).is_not_null()))
     entries: Counter[str] = Counter()
     if forgotten:
         target.parent.mkdir(parents=True, exist_ok=True)
         pruned = _pruned(content, forgotten, entries)
-        target.write_text(json.dumps(pruned, indent=1, ensure_ascii=False), encoding="utf-8")
+        parts = [json.dumps(one, ensure_ascii=False) + "\n" for one in pruned] if lines else None
+        target.write_text(
+            "".join(parts) if parts is not None else json.dumps(pruned, indent=1, ensure_ascii=False), "utf-8"
+        )
     return entries
 
 
