@@ -1,7 +1,7 @@
 """Questions about posts, answered by quoting them: what teaches the assistant to cite.
 
 Each is built the way the server will ask: posts found by search, a question, an answer whose every
-`[n]` holds. Some get posts that do not answer, and the answer says so.
+`[n]` holds. Some questions are asked again before posts that do not answer, and the answer says so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_UNANSWERABLE = 0.15  # share
+_ASKED_AGAIN = 0.25  # share of questions that are put before other posts too: what the answer is depends on the posts
 _WITHOUT_POSTS = 0.3  # share of the unanswerable before which no post is found at all
 _FRENCH = 0.15  # share of questions in French
 _SECOND_QUOTE = 0.6  # share of answers that cite two posts where two can be cited
@@ -121,20 +121,25 @@ def grounded_conversations(
     kept = source_posts(posts)
     topics = topic_words([post.text for post in kept])
     platform = _Platform(index, kept, topics, shown, random)
-    made: dict[str, Conversation] = {}
+    made: list[Conversation] = []
+    asked: set[str] = set()
     order = [list(topics)[at] for at in random.permutation(len(topics))]
     for topic in islice(cycle(order), _ATTEMPTS * count):
         if len(made) >= count:
             break
         lang = "fr" if random.random() < _FRENCH else "en"
-        answered = _unanswered if random.random() < _UNANSWERABLE else _answered
-        if (turn := answered(platform, topic, lang)) is None or turn.question in made:
+        if (answered := _answered(platform, topic, lang)) is None or answered.question in asked:
             continue
-        messages = grounded_messages(system, turn.question, turn.posts)
-        messages.append({"role": "assistant", "content": turn.answer})
-        post_ids = tuple(post.post_id for post in turn.posts)
-        made[turn.question] = Conversation(tuple(messages), GROUNDED, "posts", split, post_ids, lang)
-    return list(made.values())
+        asked.add(answered.question)
+        turns = [answered]
+        if random.random() < _ASKED_AGAIN:
+            turns.append(_unanswered(platform, topic, answered.question))
+        for turn in turns[: count - len(made)]:
+            messages = grounded_messages(system, turn.question, turn.posts)
+            messages.append({"role": "assistant", "content": turn.answer})
+            post_ids = tuple(post.post_id for post in turn.posts)
+            made.append(Conversation(tuple(messages), GROUNDED, "posts", split, post_ids, lang))
+    return made
 
 
 def source_posts(posts: pl.DataFrame) -> list[SourcePost]:
@@ -215,9 +220,8 @@ def _answered(platform: _Platform, topic: str, lang: str) -> _Turn | None:
     return _Turn(question, posts, answer) if holds else None
 
 
-def _unanswered(platform: _Platform, topic: str, lang: str) -> _Turn:
-    """A question before posts about something else, or before none."""
-    question, _ = _question(platform, topic, lang)
+def _unanswered(platform: _Platform, topic: str, question: str) -> _Turn:
+    """The question before posts about something else, or before none."""
     if platform.random.random() < _WITHOUT_POSTS:
         return _Turn(question, (), NO_SUPPORT)
     other = platform.choose(list(platform.topics))
