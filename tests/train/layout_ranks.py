@@ -22,6 +22,7 @@ from wingspan.model.loss import IGNORED
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout
 from wingspan.train.data.batches import Batch
+from wingspan.train.parallel.balance import balance_experts, install_balances
 from wingspan.train.parallel.build import build
 from wingspan.train.parallel.gradients import gradient_norms, total_norm
 from wingspan.train.parallel.part import Part
@@ -56,7 +57,20 @@ def alone(shape: ModelShape) -> Part:
     cpu, layout = torch.device("cpu"), Layout(micro_batch=4, precision="fp32")
     part = build(shape, layout, sequence=SEQUENCE, rows=ROWS, compute=torch.float32, device=cpu)
     materialise(part, lambda name, size: initial_value(shape, SEED, name, size))
+    install_balances(part)
     return part
+
+
+def balanced(part: Part, reference: Part) -> list[bool]:
+    """Of each layer here with experts, whether its bias moved, and as it does on one process."""
+    for one in (part, reference):
+        balance_experts(one, 0.5, skipped=False)
+    theirs = dict(reference.model.named_buffers())
+    return [
+        bool(buffer.any()) and torch.equal(buffer, theirs[name])
+        for name, buffer in part.model.named_buffers()
+        if name.endswith("bias")
+    ]
 
 
 def step(part: Part, batch: Batch) -> tuple[float, dict[str, Tensor]]:
@@ -82,6 +96,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     expected, wanted = step(reference, batch)
     apart = {name: (one - wanted[name]).abs().max().item() for name, one in gradients.items()}
     return {
+        "balanced": balanced(part, reference),
         "loss": loss,
         "expected": expected,
         "norm": total_norm(gradient_norms(part)),

@@ -46,7 +46,7 @@ def test_the_micro_batch_shrinks_until_it_divides() -> None:
         ({"pp": 2, "interleave": 4}, {}, "layout.pp"),
         ({"pp": 2, "interleave": 2}, {"global_batch": 3}, "train.global_batch"),
         ({"cp": 2}, {"sequence": 30}, "layout.cp"),
-        ({"cp": 4, "tp": 2}, {"sequence": 24}, "layout.cp"),
+        ({"cp": 4, "tp": 4}, {"sequence": 40}, "layout.cp"),
         ({"dp_shard": 2, "ep": 2}, {}, "layout.ep"),
         ({"dp_shard": 3, "ep": 3}, {"shape": EXPERTS, "global_batch": 9}, "layout.ep"),
         ({"dp_shard": 2, "ep": 4}, {"shape": EXPERTS}, "layout.ep"),

@@ -159,7 +159,7 @@ class SparseMLP(nn.Module):
         """(B, S, H) -> (B, S, H); without expert parallelism no shape depends on where the tokens go."""
         tokens = x.reshape(-1, x.shape[-1])
         odds = F.linear(tokens, own(self.gate.weight).to(x.dtype)).float().softmax(-1)
-        balance = self.balance if self.training else None
+        balance = self.balance if torch.is_grad_enabled() else None  # for training alone
         chosen = (odds if balance is None else odds + balance.bias).topk(self.chosen).indices  # (B * S, k)
         weights = odds.gather(1, chosen)
         weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype)

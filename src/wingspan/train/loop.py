@@ -20,6 +20,7 @@ from wingspan.train.faults.leaving import asked_to_leave
 from wingspan.train.faults.watch import Watch
 from wingspan.train.optimize.optimizers import Optimizers, make_optimizers, schedule
 from wingspan.train.optimize.ramp import Plateau, batch_of
+from wingspan.train.parallel.balance import balance_experts
 from wingspan.train.parallel.gradients import gradient_norms, most_changed, scale_gradients, total_norm
 from wingspan.train.parallel.part import Part
 from wingspan.train.telemetry.record import Fitted, Record, Telemetry
@@ -107,6 +108,7 @@ def fit(
             leave = asked.is_set() or checkpoints.failed
             with record.spent("compute"):
                 done = take_step(part, optimizers, batch, recipe.optimizer.clip, learning_rate, health, leave=leave)
+                balance_experts(part, learning_rate / recipe.optimizer.learning_rate, skipped=done.skipped)
             samples = recipe.batch_of(position.step)
             entry = Entry(position.step, position.samples, samples, done.predictions, done.skipped)
             record.step(entry, done.loss, done.gradient_norm, learning_rate)

@@ -16,6 +16,7 @@ from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, TunedAt
 from wingspan.train.faults.before import check_memory
 from wingspan.train.optimize.transfer import initial_scale
+from wingspan.train.parallel.balance import install_balances
 from wingspan.train.parallel.build import build
 from wingspan.train.parallel.layouts import compute_precision, fit_layout
 from wingspan.train.parallel.mesh import make_mesh
@@ -69,6 +70,7 @@ def start_part(
         materialise(
             part, lambda name, size: initial_value(shape, start, name, size) * initial_scale(name, shape, tuned_at)
         )
+    install_balances(part)
     return part
 
 
