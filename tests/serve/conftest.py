@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import uvicorn
@@ -21,7 +22,6 @@ from wingspan.model.chat import SPECIAL_TOKENS, ChatRenderer
 from wingspan.project import Serve
 from wingspan.serve.answering import Assistant
 from wingspan.serve.app import create_app
-from wingspan.serve.keys import Keys
 from wingspan.serve.topics import topics
 
 POSTS = [
@@ -114,9 +114,9 @@ def assistant(byte_tokenizer: Tokenizer) -> Iterator[Assistant]:
 
 
 @contextmanager
-def serving(assistant: Assistant, tokenizer: Tokenizer, settings: Serve, keys: Keys | None = None) -> Iterator[Server]:
+def serving(assistant: Assistant, tokenizer: Tokenizer, settings: Serve, **options: Any) -> Iterator[Server]:
     about = topics([post.text for post in POSTS], 8)
-    app = create_app(assistant, settings, topics=about, hosts=["127.0.0.1", "localhost"], keys=keys)
+    app = create_app(assistant, settings, topics=about, hosts=["127.0.0.1", "localhost"], **options)
     listener = socket.create_server(("127.0.0.1", 0))
     running = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})

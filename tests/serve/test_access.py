@@ -31,7 +31,7 @@ def keys(tmp_path: Path) -> Iterator[Keys]:
 
 @pytest.fixture
 def keyed(assistant, byte_tokenizer, keys):
-    with serving(assistant, byte_tokenizer, Serve(keys=True), keys) as server:
+    with serving(assistant, byte_tokenizer, Serve(keys=True), keys=keys) as server:
         yield server
 
 

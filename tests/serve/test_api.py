@@ -8,7 +8,10 @@ import httpx
 import openai
 import pytest
 
+from serve.conftest import serving
 from wingspan.model.chat import START
+from wingspan.project import Serve
+from wingspan.serve.feedback import FeedbackLog
 
 QUESTION = [{"role": "user", "content": "What happened to the harbour market?"}]
 
@@ -230,3 +233,33 @@ def test_a_failing_engine_is_told_to_the_client(client: openai.OpenAI, server, m
         client.chat.completions.create(model="harbour", messages=QUESTION)
     with pytest.raises(openai.APIError, match="out of memory"):
         list(client.chat.completions.create(model="harbour", messages=QUESTION, stream=True))
+
+
+def test_feedback_is_kept_whole_or_refused_with_the_reason(assistant, byte_tokenizer, tmp_path) -> None:
+    log = FeedbackLog(tmp_path / "serve" / "feedback.jsonl", lambda text: text.replace("ana@example.org", "EMAIL"))
+    judged = {
+        "messages": [{"role": "user", "content": "Write to ana@example.org?"}], "answer": "Yes, ana@example.org.",
+        "feedback": "edit", "better": "No.", "consent": True,
+    }  # fmt: skip
+    with serving(assistant, byte_tokenizer, Serve(), feedback=log) as server:
+        assert httpx.post(f"{server.url}/v1/feedback", json=judged).status_code == 201
+        for wrong, said in (
+            ({"consent": False}, "without consent"),
+            ({"better": None}, "a better answer"),
+            ({"feedback": "sideways"}, "feedback"),
+            ({"extra": 1}, "extra"),
+        ):
+            reply = httpx.post(f"{server.url}/v1/feedback", json=judged | wrong)
+            assert reply.status_code == 400
+            assert said in reply.json()["error"]["message"]
+        assert "wingspan_feedback 1.0" in httpx.get(f"{server.url}/metrics").text
+    [kept] = map(json.loads, (tmp_path / "serve" / "feedback.jsonl").read_text().splitlines())
+    assert kept["messages"] == [{"role": "user", "content": "Write to EMAIL?"}]
+    assert kept["answer"] == "Yes, EMAIL."
+    assert FeedbackLog(tmp_path / "serve" / "feedback.jsonl", str).count == 1
+
+
+def test_a_server_without_a_log_takes_no_feedback(server) -> None:
+    judged = {"messages": [{"role": "user", "content": "x"}], "answer": "y", "feedback": "up", "consent": True}
+    assert httpx.post(f"{server.url}/v1/feedback", json=judged).status_code == 404
+    assert httpx.get(f"{server.url}/v1/assistant").json()["feedback"] is False

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 
 import pytest
+
+from serve.conftest import serving
+from wingspan.align.preferences import read_preferences
+from wingspan.project import Serve
+from wingspan.serve.feedback import FeedbackLog
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect, Page = sync_api.expect, sync_api.Page
@@ -183,3 +189,33 @@ def test_a_dead_server_is_said(open_page, server):
     page.unroute("**/v1/chat/completions")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".answer")).to_contain_text("The harbour market")
+
+
+def test_a_person_judges_an_answer_only_after_consent(browser, assistant, byte_tokenizer, tmp_path) -> None:
+    log = FeedbackLog(tmp_path / "feedback.jsonl", lambda text: text.replace("Lisbon", "CITY"))
+    with serving(assistant, byte_tokenizer, Serve(), feedback=log) as server:
+        context = browser.new_context(locale="en-GB")
+        page = context.new_page()
+        page.goto(server.url)
+        ask(page, "What about the market in Lisbon?")
+        page.get_by_role("button", name="Bad answer").click()
+        page.get_by_role("button", name="No", exact=True).click()
+        assert log.count == 0
+        page.get_by_role("button", name="Bad answer").click()
+        page.get_by_role("button", name="Yes, keep them").click()
+        page.get_by_role("button", name="The posts do not say it").click()
+        expect(page.locator(".thanks")).to_be_visible()
+        server.engine.script = "Sardines, people say [2]."
+        page.get_by_role("button", name="Answer again").click()
+        page.get_by_role("button", name="Good answer").click()
+        expect(page.locator(".thanks")).to_be_visible()
+        page.get_by_role("button", name="Edit question").click()
+        expect(page.get_by_label("Your question")).to_have_value("What about the market in Lisbon?")
+        context.close()
+    first, second = (json.loads(line) for line in (tmp_path / "feedback.jsonl").read_text().splitlines())
+    assert (first["feedback"], first["reason"]) == ("down", "unsupported")
+    assert first["messages"] == [{"role": "user", "content": "What about the market in CITY?"}]
+    assert (second["feedback"], second["better"]) == ("regenerate", "Sardines, people say [2].")
+    assert "101" in second["post_ids"]
+    read = read_preferences(tmp_path / "feedback.jsonl", "feedback", "own")
+    assert [one.rejected for one in read.preferences] == [first["answer"], first["answer"]]

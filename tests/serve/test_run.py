@@ -42,7 +42,7 @@ from wingspan.serve.run import serve
 from wingspan.workspace import find_run
 def say(*words):
     print(*words, flush=True)
-serve(find_run(Path(sys.argv[1]), sys.argv[2:]), on_ready=lambda url: say("ready", url), say=say)
+serve(find_run(Path(sys.argv[1]), sys.argv[2:]), on_ready=lambda url: say("ready", url), say=say, protect=str)
 say("ended")
 """
 
@@ -167,7 +167,7 @@ def _with_torch(run: Run):
 def test_without_an_assistant_it_says_what_to_do(tmp_path: Path):
     (tmp_path / "wingspan.toml").write_text(PROJECT)
     with pytest.raises(InputError, match="no assistant here yet") as error:
-        serve(open_run(tmp_path, runs=tmp_path / "runs"), on_ready=print)
+        serve(open_run(tmp_path, runs=tmp_path / "runs"), on_ready=print, protect=str)
     assert f"wingspan run {tmp_path}" in error.value.remedy
 
 
@@ -187,5 +187,5 @@ def test_a_taken_port_is_refused_before_anything_is_loaded(run: Run):
         settings = run.project.serve.model_copy(update={"port": taken.getsockname()[1]})
         busy = Run(run.folder, run.project.model_copy(update={"serve": settings}), run.base)
         with pytest.raises(InputError, match="cannot listen there"):
-            serve(busy, on_ready=print)
+            serve(busy, on_ready=print, protect=str)
     assert not (run.folder / "serve").exists()

@@ -51,7 +51,16 @@ def serve(
         if browser and sys.stdout.isatty():
             typer.launch(url)
 
-    start(run, on_ready=ready, say=lambda line: notices.print(f"  {line}", style="dim", markup=False))
+    def protect(text: str) -> str:
+        import polars as pl
+
+        from wingspan.prepare.posts import protected
+        from wingspan.prepare.privacy.pseudonyms import pseudonym_key, pseudonymiser
+
+        kept, _ = protected(pl.Series([text]), run.project.prepare, pseudonymiser(pseudonym_key()))
+        return str(kept[0])
+
+    start(run, on_ready=ready, protect=protect, say=lambda line: notices.print(f"  {line}", style="dim", markup=False))
 
 
 @command(app.serve, "keys")

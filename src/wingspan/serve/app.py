@@ -25,6 +25,7 @@ from wingspan.project import Serve
 from wingspan.serve import openai
 from wingspan.serve.access import Access, Admission
 from wingspan.serve.answering import Assistant, Ending, answer
+from wingspan.serve.feedback import Feedback, FeedbackLog
 from wingspan.serve.guard import BodyLimit, OwnHosts, SecurityHeaders
 from wingspan.serve.keys import Key, Keys
 from wingspan.serve.metrics import CountRequests, Metrics
@@ -45,6 +46,7 @@ class _Gateway:
     access: Access
     admission: Admission
     metrics: Metrics
+    feedback: FeedbackLog | None
 
 
 def create_app(
@@ -54,13 +56,15 @@ def create_app(
     topics: Sequence[str] = (),
     hosts: Sequence[str] = ("*",),
     keys: Keys | None = None,
+    feedback: FeedbackLog | None = None,
 ) -> FastAPI:
     """The application.
 
-    `hosts` are the Host headers it answers to, which is what stops DNS rebinding; without `keys` none is asked for.
+    `hosts` are the Host headers it answers to, which is what stops DNS rebinding; without `keys` none is asked for,
+    without `feedback` none is taken.
     """
     admission = Admission(settings.concurrent_answers, settings.waiting_answers)
-    gateway = _Gateway(assistant, Access(keys), admission, Metrics(admission))
+    gateway = _Gateway(assistant, Access(keys), admission, Metrics(admission, feedback), feedback)
     app = FastAPI(title="wingspan", docs_url=None, redoc_url=None)
     app.add_middleware(CountRequests, metrics=gateway.metrics)
     app.add_middleware(BodyLimit, limit=_BODY_LIMIT)
@@ -71,6 +75,7 @@ def create_app(
     _add_models(app, gateway)
     _add_chat(app, gateway)
     _add_posts(app, gateway)
+    _add_feedback(app, gateway)
     _add_page(app, gateway, topics)
     return app
 
@@ -117,6 +122,18 @@ def _add_posts(app: FastAPI, gateway: _Gateway) -> None:
         return openai.post(found)
 
 
+def _add_feedback(app: FastAPI, gateway: _Gateway) -> None:
+    may_chat = Depends(gateway.access.needs("chat"))
+
+    @app.post("/v1/feedback", status_code=201)
+    def judge(said: Feedback, key: Key | None = may_chat) -> dict[str, bool]:
+        """Keep what somebody says of an answer, for the next round of alignment."""
+        if gateway.feedback is None:
+            raise ApiError(404, "this server takes no feedback")
+        gateway.feedback.add(said, key.name if key else None)
+        return {"kept": True}
+
+
 def _add_page(app: FastAPI, gateway: _Gateway, topics: Sequence[str]) -> None:
     assistant = gateway.assistant
 
@@ -128,6 +145,7 @@ def _add_page(app: FastAPI, gateway: _Gateway, topics: Sequence[str]) -> None:
             "model": assistant.model_id,
             "posts": len(assistant.index),
             "topics": list(topics),
+            "feedback": gateway.feedback is not None,
         }
 
     @app.get("/", include_in_schema=False)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wingspan.serve.access import Admission
 from wingspan.serve.answering import Ending
+from wingspan.serve.feedback import FeedbackLog
 
 _SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
@@ -20,7 +21,7 @@ Piece = TypeVar("Piece")
 class Metrics:
     """The figures of one server."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, feedback: FeedbackLog | None = None) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "wingspan_requests", "Requests by route and status", ["route", "status"], registry=self.registry
@@ -41,6 +42,9 @@ class Metrics:
         for name, said in (("active", "Answers in the making"), ("waiting", "Questions waiting for a place")):
             gauge = Gauge(f"wingspan_{name}", said, registry=self.registry)
             gauge.set_function(lambda name=name: getattr(admission, name))  # type: ignore[misc]
+        if feedback is not None:
+            kept = Gauge("wingspan_feedback", "Judgements of answers kept for align", registry=self.registry)
+            kept.set_function(lambda: feedback.count)
 
     def page(self) -> bytes:
         """The text that Prometheus reads."""

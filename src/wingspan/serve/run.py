@@ -15,6 +15,7 @@ import uvicorn
 
 from wingspan.errors import InputError
 from wingspan.serve.app import create_app
+from wingspan.serve.feedback import FEEDBACK_FILE, FeedbackLog
 from wingspan.serve.keys import Keys
 from wingspan.serve.load import load_assistant
 from wingspan.serve.topics import topics
@@ -24,10 +25,17 @@ _DRAIN_S = 5  # answers under way may end within this time when the server stops
 _TOPICS, _TOPIC_POSTS = 12, 20_000
 
 
-def serve(run: Run, *, on_ready: Callable[[str], None], say: Callable[[str], None] = lambda line: None) -> None:
+def serve(
+    run: Run,
+    *,
+    on_ready: Callable[[str], None],
+    protect: Callable[[str], str],
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
     """Serve the assistant of a run at serve.host and serve.port until Ctrl-C or SIGTERM.
 
-    `on_ready` gets the URL as soon as requests are answered; `say` gets lines about slow first steps.
+    `on_ready` gets the URL as soon as requests are answered; `say` gets lines about slow first steps;
+    `protect` takes personal data out of a text that is kept.
     Raises InputError when there is no assistant, the address cannot be had, or keys are asked for and there are none.
     """
     settings = run.project.serve
@@ -36,9 +44,9 @@ def serve(run: Run, *, on_ready: Callable[[str], None], say: Callable[[str], Non
         assistant = load_assistant(run, say)
         try:
             suggested = topics(assistant.index.texts(_TOPIC_POSTS), _TOPICS)
-            app = create_app(
-                assistant, settings, topics=suggested, hosts=_own_hosts(settings.host, keys is not None), keys=keys
-            )
+            hosts = _own_hosts(settings.host, keys is not None)
+            feedback = FeedbackLog(run.folder / "serve" / FEEDBACK_FILE, protect)
+            app = create_app(assistant, settings, topics=suggested, hosts=hosts, keys=keys, feedback=feedback)
             # asyncio warns of writes to a client that has just left, which is nothing to warn of here
             logging.getLogger("asyncio").setLevel(logging.ERROR)
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_DRAIN_S, ws="none")

@@ -28,6 +28,12 @@ export const post = (id) => get(`/v1/posts/${encodeURIComponent(id)}`);
 export const search = async (text, limit) =>
   (await get(`/v1/search?limit=${limit}&q=${encodeURIComponent(text.slice(0, 300))}`)).data;
 
+export async function judge(feedback) {
+  const headers = { "Content-Type": "application/json" };
+  const reply = await request("/v1/feedback", { method: "POST", headers, body: JSON.stringify(feedback) });
+  if (!reply.ok) throw new Error((await reply.json()).error.message);
+}
+
 // Yields the events of a streamed answer; aborting the signal stops the model too.
 export async function* ask(model, messages, sampling, signal) {
   const reply = await request("/v1/chat/completions", {

@@ -7,6 +7,7 @@ import { count, fillIn, say } from "./words.js";
 
 const SUGGESTIONS = 4;
 const REMEMBERED = 6; // earlier turns that go with a question; what a small context holds
+const CONSENT = "wingspan.consent";
 const KEPT = "wingspan.conversation"; // in this tab only: following a citation and coming back keeps the talk
 
 const $ = (selector) => document.querySelector(selector);
@@ -60,6 +61,9 @@ function icon(path) {
 }
 
 const COPY = "M7 7V4.5h8.5V13H13M4.5 7H13v8.5H4.5z";
+const PEN = "M4 16l1-4 8.5-8.5 3 3L8 15zM4 16l4-1";
+const THUMB_UP = "M7 9v7.5H4V9zM7 9l3.5-6c1.5 0 2 1 1.5 2.5L11.5 8H16l-1.5 8.5H7";
+const THUMB_DOWN = "M7 11V3.500H4V11zM7 11l3.5 6c1.5 0 2-1 1.5-2.5L11.500 12H16L14.500 3.500H7";
 const AGAIN = "M15.5 6.5A6.5 6.5 0 1 0 16.5 10M16 3v4h-4";
 
 function actions(turn) {
@@ -72,8 +76,74 @@ function actions(turn) {
   const words = turn.state === "failed" ? say.retry : say.regenerate;
   const again = element("button", { class: "quiet", type: "button" }, icon(AGAIN), element("span", {}, words));
   again.addEventListener("click", () => answer(turn, { temperature: 0.7 }));
-  const shown = [turn.answer && navigator.clipboard ? copy : null, last ? again : null];
-  return element("p", { class: "actions" }, ...shown);
+  const edit = element("button", { class: "quiet", type: "button" }, icon(PEN), element("span", {}, say.edit));
+  edit.addEventListener("click", () => askOtherwise(turn));
+  const shown = [turn.answer && navigator.clipboard ? copy : null, ...(last ? [again, edit] : [])];
+  const judged = assistant.feedback && turn.state === "done" ? thumbs(turn) : [];
+  return element("p", { class: "actions" }, ...shown, ...judged);
+}
+
+function thumbs(turn) {
+  if (turn.judged) return [element("span", { class: "thanks" }, say.thanks)];
+  const thumb = (path, label, judged) => {
+    const button = element("button", { class: "quiet", type: "button", "aria-label": label, title: label }, icon(path));
+    button.addEventListener("click", judged);
+    return button;
+  };
+  return [
+    thumb(THUMB_UP, say.up, () => judge(turn, turn.former ? { feedback: "regenerate" } : { feedback: "up" })),
+    thumb(THUMB_DOWN, say.down, () => judge(turn, { feedback: "down" })),
+  ];
+}
+
+// A small question with one button for each choice; null when it is closed without one.
+function choose(question, choices) {
+  const dialog = $("#choice");
+  return new Promise((resolve) => {
+    const buttons = Object.entries(choices).map(([value, label]) => {
+      const button = element("button", { type: "button" }, label);
+      button.addEventListener("click", () => dialog.close(value));
+      return button;
+    });
+    dialog.replaceChildren(element("p", {}, question), element("p", { class: "choices" }, ...buttons));
+    dialog.returnValue = "";
+    dialog.addEventListener("close", () => resolve(dialog.returnValue || null), { once: true });
+    dialog.showModal();
+  });
+}
+
+async function judge(turn, said) {
+  if (sessionStorage.getItem(CONSENT) === null) {
+    const answered = await choose(say.consent, { yes: say.agree, no: say.decline });
+    if (answered !== "yes") return;
+    sessionStorage.setItem(CONSENT, "yes");
+  }
+  if (said.feedback === "down") {
+    const reason = await choose(say.why, say.reasons);
+    if (reason === null) return;
+    said = { ...said, reason };
+  }
+  const other = said.feedback === "regenerate" ? { answer: turn.former, better: turn.answer } : { answer: turn.answer };
+  const post_ids = turn.posts.map((post) => post.post_id);
+  try {
+    await api.judge({ messages: history(turn), ...other, ...said, post_ids, consent: true });
+    turn.judged = true;
+    draw(turn);
+    keep();
+    $("#status").textContent = say.thanks;
+  } catch (error) {
+    $("#status").textContent = error.message;
+    turn.shown.append(element("p", { class: "notice failed" }, error.message));
+  }
+}
+
+function askOtherwise(turn) {
+  turns.splice(turns.indexOf(turn), 1);
+  turn.shown.remove();
+  field.value = turn.question;
+  fitField();
+  field.focus();
+  keep();
 }
 
 function draw(turn) {
@@ -155,7 +225,8 @@ async function ask(question) {
 async function answer(turn, sampling) {
   if (running) return;
   running = new AbortController();
-  Object.assign(turn, { answer: "", posts: [], citations: [], grounded: false, state: "answering", error: "" });
+  const former = turn.state === "done" ? turn.answer : ""; // what a better answer is compared with
+  Object.assign(turn, { former, judged: false, answer: "", posts: [], citations: [], grounded: false, state: "answering", error: "" });
   draw(turn);
   drawFrame();
   turn.shown.scrollIntoView({ block: "start" });

@@ -34,6 +34,15 @@ const ENGLISH = {
   noPost: "There is no such post. It may have been deleted.",
   unreachable: "The server does not answer. Is it still running?",
   key: "This server asks for an API key:",
+  edit: "Edit question",
+  up: "Good answer",
+  down: "Bad answer",
+  thanks: "Thank you: kept for the assistant’s next lesson.",
+  consent: "May this question and answer be kept, without personal data, to teach the assistant?",
+  agree: "Yes, keep them",
+  decline: "No",
+  why: "What is wrong with it?",
+  reasons: { wrong: "Not true", unsupported: "The posts do not say it", rude: "Rude", unsafe: "Unsafe", other: "Something else" },
 };
 
 const FRENCH = {
@@ -70,6 +79,15 @@ const FRENCH = {
   noPost: "Ce message n’existe pas. Il a peut-être été supprimé.",
   unreachable: "Le serveur ne répond pas. Tourne-t-il encore ?",
   key: "Ce serveur demande une clé d’API :",
+  edit: "Modifier la question",
+  up: "Bonne réponse",
+  down: "Mauvaise réponse",
+  thanks: "Merci : gardé pour la prochaine leçon de l’assistant.",
+  consent: "Cette question et cette réponse peuvent-elles être gardées, sans données personnelles, pour instruire l’assistant ?",
+  agree: "Oui, les garder",
+  decline: "Non",
+  why: "Qu’est-ce qui ne va pas ?",
+  reasons: { wrong: "C’est faux", unsupported: "Les messages ne le disent pas", rude: "Impoli", unsafe: "Dangereux", other: "Autre chose" },
 };
 
 export const language = navigator.language.toLowerCase().startsWith("fr") ? "fr" : "en";
