@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.pipelining import Schedule1F1B
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -171,10 +170,8 @@ def _naming_modules(part: Part) -> Iterator[None]:
 
 
 def _order(part: Part, micro_batches: int) -> list[list[str]]:
-    """What each pipeline rank computes, in order; 0F1 is stage 0 forward on micro-batch 1. Empty without stages."""
-    if part.pipeline is None:
-        return []
-    planned = None if isinstance(part.pipeline, Schedule1F1B) else part.pipeline.pipeline_order
+    """What each pipeline rank computes, in order; 0F1 is stage 0 forward on micro-batch 1."""
+    planned = part.pipeline.pipeline_order if part.pipeline and len(stages_of_rank(part.layout, 0)) > 1 else None
     if not planned:  # 1F1B follows no list, and the one that torch draws of it is another
         return [one_forward_one_backward(stage, part.layout.pp, micro_batches) for stage in range(part.layout.pp)]
     return [[str(one) for one in planned[rank] if one is not None] for rank in sorted(planned)]

@@ -225,8 +225,7 @@ def _actions(kind: RankRehearsal, rank: int, prices: Prices) -> list[Action]:
     """
     phases = replay(kind, prices)
     passes = {what: [one for one in phases if one.name == name] for what, name in _PASSES.items()}
-    order = [_ACTION.match(one) for one in (kind.order[rank] if kind.order else _sequence(phases))]
-    parsed = [(match[2], int(match[1]), int(match[3])) for match in order if match]
+    parsed = [(m[2], int(m[1]), int(m[3])) for m in map(_ACTION.match, kind.order[rank]) if m]
     of, seen, actions = Counter(what for what, *_ in parsed), Counter[str](), []
     for what, stage, batch in parsed:
         own = passes["F" if what == "F" else "B"]
@@ -236,17 +235,6 @@ def _actions(kind: RankRehearsal, rank: int, prices: Prices) -> list[Action]:
         actions.append(Action(what, stage, batch, phase))
     ends = (Action("update", 0, 0, one) for one in phases if one.name == "after")
     return [*(Action("count", 0, 0, one) for one in phases if one.name == "before"), *actions, *ends]
-
-
-def _sequence(phases: Sequence[Phase]) -> list[str]:
-    """The order of a device alone: as its passes came."""
-    seen: Counter[str] = Counter()
-    order = []
-    for phase in phases:
-        if what := {"forward": "F", "backward": "B"}.get(phase.name):
-            order.append(f"0{what}{seen[what]}")
-            seen[what] += 1
-    return order
 
 
 def _share(name: str, phases: Sequence[Phase], share: float) -> Phase:
