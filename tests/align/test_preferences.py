@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from align.test_examples import RENDERER
 from wingspan.align.answers import PackedAnswers
 from wingspan.align.objectives import Answers, preference_objective, reward_objective
-from wingspan.align.preferences import read_preferences, split_preferences, units_of
+from wingspan.align.preferences import as_served, read_preferences, split_preferences, units_of
 from wingspan.align.rewards import Question, rewards
 from wingspan.errors import InputError
 from wingspan.knowledge.grounding import NO_SUPPORT, SourcePost
@@ -81,6 +82,25 @@ def test_one_user_counts_only_so_often_and_their_last_word_holds(tmp_path: Path)
     found = read(tmp_path, *thumbs[:3], thumbs[0] | {"feedback": "down"}, *thumbs[3:])
     assert found.refused == {"too much of one user": 11}
     assert found.preferences[0].rejected == "0"
+
+
+def test_feedback_is_learned_as_it_was_served_and_goes_with_its_posts(tmp_path: Path) -> None:
+    thumb = {"messages": ASKED, "answer": "so", "feedback": "up", "consent": True, "post_ids": ["7"]}
+    (tmp_path / "posts").mkdir()
+    pl.DataFrame({"post_id": ["7"], "text": ["because"]}).write_parquet(tmp_path / "posts/train-00000.parquet")
+    read_ = read(
+        tmp_path,
+        thumb,
+        thumb | {"answer": "gone", "post_ids": ["8"]},
+        {"prompt": "why?", "chosen": "a", "rejected": "b"},
+    )
+    served, plain = as_served(read_.preferences, tmp_path / "posts", "rules")
+    assert [(turn["role"], turn["content"]) for turn in served.messages] == [
+        ("system", "rules"),
+        ("posts", "[1] because"),
+        ("user", "why?"),
+    ]
+    assert plain.messages == ({"role": "user", "content": "why?"},)
 
 
 def test_rows_predict_only_the_answers_and_keep_pairs_together(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import polars as pl
 
 from wingspan.align.answers import Answer, answer_of
 from wingspan.errors import InputError
+from wingspan.knowledge.grounding import SourcePost, posts_message
 from wingspan.model.chat import ChatRenderer, Message
 from wingspan.model.forms import messages_of
 
@@ -27,6 +28,7 @@ _COLUMNS: dict[str, Any] = {
     "post_ids": pl.List(pl.String),
     "consent": pl.String,
 }
+_FEEDBACK = "feedback: "
 _PER_USER = 20  # preferences from one user's feedback: nobody teaches alone
 _TURNS = re.compile(r"\n\n(Human|Assistant): ")  # Anthropic's HH-RLHF, where a conversation is one text
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -145,7 +147,29 @@ def _feedback(record: Mapping[str, Any], source: str) -> Preference | None:
         return None
     chosen, rejected = (side.strip() if side else None for side in sides[kind])
     posts = tuple(map(str, record.get("post_ids") or ()))
-    return Preference(tuple(turns), chosen, rejected, source, f"feedback: {kind}", posts, "the user's consent")
+    return Preference(tuple(turns), chosen, rejected, source, f"{_FEEDBACK}{kind}", posts, "the user's consent")
+
+
+def as_served(preferences: Sequence[Preference], posts: Path, system: str) -> list[Preference]:
+    """Feedback as the server asked: under the policy, the posts that the answer rested on before the last question.
+
+    What rests on a post that is no longer in prepare's `posts` is left out: it was deleted.
+    """
+    wanted = [post for one in preferences for post in one.post_ids]
+    known: dict[str, str] = {}
+    if wanted:
+        kept = pl.scan_parquet(posts / "*.parquet").filter(pl.col("post_id").is_in(wanted))
+        known = dict(kept.select("post_id", "text").collect().iter_rows())
+    found = []
+    for one in preferences:
+        turns = [turn for turn in one.messages if turn["role"] != "system"]
+        if one.reason.startswith(_FEEDBACK) and not any(turn["role"] == "posts" for turn in turns):
+            shown = [SourcePost(post, known[post]) for post in one.post_ids if post in known]
+            rules: Message = {"role": "system", "content": system}
+            one = replace(one, messages=(rules, *turns[:-1], posts_message(shown), turns[-1]))
+        if not one.reason.startswith(_FEEDBACK) or known.keys() >= set(one.post_ids):
+            found.append(one)
+    return found
 
 
 def split_preferences(

@@ -10,7 +10,7 @@ from typing import Any
 
 from wingspan.align import steps
 from wingspan.align.examples import Examples, policy_examples, read_examples
-from wingspan.align.preferences import Preference, read_preferences, split_preferences
+from wingspan.align.preferences import Preference, as_served, read_preferences, split_preferences
 from wingspan.align.reactions import reaction_preferences
 from wingspan.errors import InputError
 from wingspan.model.chat import ChatRenderer
@@ -82,7 +82,7 @@ def _preferences(context: StageContext) -> tuple[list[Preference], list[Preferen
     found: list[Preference] = []
     for source in project.align.preference.sources:
         read = read_preferences(context.run.outside(source.path), source.name, source.licence)
-        found += read.preferences
+        found += as_served(read.preferences, context.read("prepare/posts"), project.assistant.instructions)
         left = ", ".join(f"{number:,} {reason}" for reason, number in sorted(read.refused.items())) or "none"
         context.progress.say(f"preferences of {source.name}: {len(read.preferences):,}; left out: {left}")
     reacted = reaction_preferences(context.read("prepare/posts"), context.read("prepare/reactions"))
