@@ -293,6 +293,7 @@ class Train(Section):
         default="", description="folder on a fast disk of each node for more frequent copies of its own shards"
     )
     local_checkpoint_every: int = Field(default=0, ge=0, description="steps; 0: never")
+    z_loss: NonNegativeFloat = Field(default=0.0, description="weight of log(sum of exp(logits))^2; 1e-4 is usual")
     log_every: Positive = Field(default=1, description="steps")
     compile: bool = Field(
         default=False, description="torch.compile: all of it with its loss on one process, else each block"

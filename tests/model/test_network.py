@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ SHAPES = {
     "llama": ModelShape("llama", **SIZES, tie_embeddings=True, rope_theta=1e4),
     "qwen3": ModelShape("qwen3", **SIZES, tie_embeddings=False),
     "qwen3_moe": ModelShape("qwen3_moe", **SIZES, tie_embeddings=False, **EXPERTS),
+}
+STRETCHED = {"factor": 4.0, "original_max_position_embeddings": 16}
+SCALINGS: dict[str, dict[str, object]] = {
+    "linear": {"factor": 4.0},
+    "llama3": STRETCHED | {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": STRETCHED,
 }
 
 
@@ -63,6 +70,23 @@ def test_transformers_reads_our_folder_and_agrees(shape: ModelShape, tmp_path: P
     assert not report["unexpected_keys"]
     with torch.no_grad():
         torch.testing.assert_close(model.logits(model(tokens, positions)), theirs(tokens).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_stretched_rotary_positions_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    config = replace(SHAPES["llama"], rope_theta=1e3).to_hf_config()
+    config["rope_parameters"] = {"rope_theta": 1e3, "rope_type": kind, **SCALINGS[kind]}
+    shape = ModelShape.from_hf_config(config)
+    model = random_model(shape)
+    write(model, tmp_path / "model")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert theirs.config.rope_parameters["rope_type"] == kind
+    tokens, positions = tokens_of(shape, length=64)
+    with torch.no_grad():
+        ours = model.logits(model(tokens, positions))
+        torch.testing.assert_close(ours, theirs(tokens).logits, atol=1e-4, rtol=1e-4)
+        plain = random_model(replace(shape, rope_scaling=()))
+        assert (plain.logits(plain(tokens, positions)) - ours).abs().max() > 1e-2
 
 
 def test_we_read_the_folder_of_transformers_and_agree(shape: ModelShape, tmp_path: Path) -> None:
@@ -120,6 +144,18 @@ def test_the_loss_is_the_cross_entropy_and_so_are_its_gradients(
     torch.testing.assert_close(loss, plain)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_z_loss_pulls_at_the_logits_and_leaves_the_loss_as_it_is() -> None:
+    hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    targets = torch.tensor([1, -100, 10, 0, -100, 3])
+    loss = linear_cross_entropy(hidden, weight, targets, z_loss=0.1)
+    found = torch.autograd.grad(loss, (hidden, weight))
+    logits = (hidden @ weight.T)[targets != -100]
+    plain = F.cross_entropy(logits, targets[targets != -100], reduction="sum")
+    wanted = torch.autograd.grad(plain + 0.1 * (logits.logsumexp(-1) ** 2).sum(), (hidden, weight))
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_ignored_targets_have_no_gradient_when_they_are_kept() -> None:

@@ -113,7 +113,7 @@ def _hidden(network: Decoder, tree: TokenTree) -> Tensor:
     hidden = trunk.embed_tokens(torch.tensor([tree.tokens], device=device))
     hidden = hidden.to(network.compute or hidden.dtype)
     depths = torch.tensor([tree.depths], device=device)
-    rotary = rotary_table(depths, network.shape.head_dim, network.shape.rope_theta, hidden.dtype)
+    rotary = rotary_table(depths, network.shape, hidden.dtype)
     mask = _ancestors(tree, hidden.dtype).to(device)
     for block in trunk.layers.values():
         hidden = block(hidden, rotary, mask)

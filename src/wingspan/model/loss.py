@@ -15,15 +15,18 @@ IGNORED = -100  # the target of a token that is not to be predicted
 _LOGITS_PER_CHUNK = 1 << 26  # 256 MiB in float32
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None = None) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None = None, z_loss: float = 0.0
+) -> Tensor:
     """Sum over tokens of -log softmax(hidden @ weight')[target], float32; targets of -100 count nothing.
 
     hidden (tokens, H), weight (V, H) in any precision, targets (tokens,). With `group`, each rank holds
     an equal slice of the vocabulary in `weight` (as torch.chunk cuts it), and the gradient of `hidden`
     is this rank's summand. Gradients are made in the forward pass, chunk by chunk, so that the logits
-    are computed once and freed at once.
+    are computed once and freed at once. `z_loss` times log(sum of exp(logits))^2 (Chowdhery et al. 2022) enters the
+    gradients alone, so that the loss stays comparable.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, group)  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, group, z_loss)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -45,7 +48,7 @@ class _LinearLogProbs(torch.autograd.Function):
         found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         for rows in _chunks(len(targets), weight):
             column, here, valid = _columns(targets[rows], weight, group)
-            picked, total = _exponentials((hidden[rows] @ weight.to(hidden.dtype).T).float(), column, here, group)
+            picked, total, _ = _exponentials((hidden[rows] @ weight.to(hidden.dtype).T).float(), column, here, group)
             found[rows] = (picked - total.log()) * valid
         return found
 
@@ -57,7 +60,7 @@ class _LinearLogProbs(torch.autograd.Function):
         for rows in _chunks(len(targets), weight):
             column, here, valid = _columns(targets[rows], weight, ctx.group)
             logits = (hidden[rows] @ matrix.T).float()
-            _, total = _exponentials(logits, column, here, ctx.group)
+            _, total, _ = _exponentials(logits, column, here, ctx.group)
             scale = gradients[0][rows] * valid
             logits.mul_(-(scale / total)[:, None]).scatter_add_(1, column, (here * scale)[:, None])
             gradient = logits.to(hidden.dtype)
@@ -68,7 +71,9 @@ class _LinearLogProbs(torch.autograd.Function):
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, group: ProcessGroup | None, z_loss: float
+    ) -> Tensor:
         matrix = weight.to(hidden.dtype)
         wanted = any(ctx.needs_input_grad[:2])
         hidden_gradient = torch.empty_like(hidden) if wanted else None
@@ -78,10 +83,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             chunk = hidden[rows]
             column, here, valid = _columns(targets[rows], weight, group)
             logits = (chunk @ matrix.T).float()
-            picked, total = _exponentials(logits, column, here, group)
+            picked, total, largest = _exponentials(logits, column, here, group)
             loss += ((total.log() - picked) * valid).sum()
             if hidden_gradient is not None:
-                gradient = _add_at(logits.mul_((valid / total)[:, None]), column, -(here * valid)[:, None])
+                odds = valid / total * (1 + 2 * z_loss * (largest + total.log()))
+                gradient = _add_at(logits.mul_(odds[:, None]), column, -(here * valid)[:, None])
                 gradient = gradient.to(hidden.dtype)
                 torch.mm(gradient, matrix, out=hidden_gradient[rows])
                 part = (gradient.T @ chunk).float()
@@ -94,13 +100,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         if not ctx.scaled:  # in place; a zero-bubble pipeline asks twice, for the input first and then for the weight
             hidden_gradient.data.mul_(gradients[0])
             weight_gradient.data.mul_(gradients[0])
             ctx.scaled = True
-        return hidden_gradient, weight_gradient.to(ctx.weight_dtype), None, None
+        return hidden_gradient, weight_gradient.to(ctx.weight_dtype), None, None, None
 
 
 def _add_at(numbers: Tensor, column: Tensor, amount: Tensor) -> Tensor:
@@ -135,8 +141,10 @@ def _first_token(vocabulary: int, group: ProcessGroup | None, device: torch.devi
     return sizes[: group.rank()].sum()
 
 
-def _exponentials(logits: Tensor, column: Tensor, here: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
-    """Write exp(logits - largest) over the logits; returns the target's logit less the largest, and the sum."""
+def _exponentials(
+    logits: Tensor, column: Tensor, here: Tensor, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write exp(logits - largest) over the logits; the target's logit less the largest, the sum, the largest."""
     largest = logits.amax(-1)
     if group is not None:
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
@@ -146,4 +154,4 @@ def _exponentials(logits: Tensor, column: Tensor, here: Tensor, group: ProcessGr
     if group is not None:
         dist.all_reduce(picked, group=group)
         dist.all_reduce(total, group=group)
-    return picked, total
+    return picked, total, largest

@@ -5,7 +5,9 @@ Shapes in comments: B rows, S tokens of a row, H hidden, D width of a head, E ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -46,11 +48,39 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
 
 
-def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
-    """cos and sin (B, S, 1, D/2) of position * theta^(-2i/D) (Su et al. 2021)."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angles = positions[:, :, None, None].float() * theta**-exponents
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+def rotary_table(positions: Tensor, shape: ModelShape, dtype: torch.dtype) -> Rotary:
+    """cos and sin (B, S, 1, D/2) of position * theta^(-2i/D) (Su et al. 2021), stretched as the shape says."""
+    exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32, device=positions.device) / shape.head_dim
+    frequencies, size = _stretch(shape.rope_theta**-exponents, shape)
+    angles = positions[:, :, None, None].float() * frequencies
+    return (angles.cos() * size).to(dtype), (angles.sin() * size).to(dtype)
+
+
+def _stretch(plain: Tensor, shape: ModelShape) -> tuple[Tensor, float]:
+    """Frequencies (D/2,) for positions beyond those first trained on, and what cos and sin are multiplied by.
+
+    `linear` (Chen et al. 2023) slows all down by a factor; `llama3` (Llama 3.1) and `yarn` (Peng et al. 2023) slow
+    only those that turn few times within the first length, with a ramp between.
+    """
+    scaling = dict(shape.rope_scaling)
+    if not scaling:
+        return plain, 1.0
+    kind, factor = scaling["rope_type"], scaling["factor"]
+    length = scaling.get("original_max_position_embeddings") or shape.max_positions
+    if kind == "linear":
+        return plain / factor, 1.0
+    if kind == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        kept = ((plain * length / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+        return plain * kept + plain / factor * (1 - kept), 1.0
+    places = [  # of the frequencies that turn so many times
+        shape.head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(shape.rope_theta))
+        for turns in (scaling.get("beta_fast") or 32, scaling.get("beta_slow") or 1)
+    ]
+    first, last = max(math.floor(places[0]), 0), min(math.ceil(places[1]), shape.head_dim - 1)
+    slowed = ((torch.arange(len(plain), device=plain.device) - first) / max(last - first, 0.001)).clamp(0, 1)
+    size = scaling.get("attention_factor") or (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0)
+    return plain * (1 - slowed) + plain / factor * slowed, size
 
 
 def _rotate(x: Tensor, rotary: Rotary) -> Tensor:
@@ -215,7 +245,8 @@ class Decoder(nn.Module):
     `compute` is the precision of activations (default: that of the weights). Weights are cast to it where
     they are used. `loss_group` are the ranks over which tensor parallelism splits the vocabulary, and
     `skip_ignored` leaves tokens without a target out of the loss's matrix products, at the price of shapes
-    that depend on the data. `context` are the ranks that share each sequence. train.parallel sets all three.
+    that depend on the data. `z_loss` keeps the logits small. `context` are the ranks that share each sequence.
+    train.parallel sets them.
     """
 
     def __init__(
@@ -230,6 +261,7 @@ class Decoder(nn.Module):
         self.context: Context | None = None
         self.loss_group: ProcessGroup | None = None
         self.skip_ignored = True
+        self.z_loss = 0.0
 
     def forward(
         self,
@@ -257,7 +289,7 @@ class Decoder(nn.Module):
             targets = None if targets is None else self.context.own(targets)
         hidden = self.model.embed_tokens(x) if self.first and self.model.embed_tokens is not None else x
         hidden = hidden.to(self.compute or hidden.dtype)
-        rotary = rotary_table(positions, self.shape.head_dim, self.shape.rope_theta, hidden.dtype)
+        rotary = rotary_table(positions, self.shape, hidden.dtype)
         seen = visible(owners, positions, hidden.dtype)
         for block in self.model.layers.values():
             hidden = block(hidden, rotary, seen, cache)
@@ -298,7 +330,8 @@ class Decoder(nn.Module):
             hidden = hidden.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
         if isinstance(weight, DTensor):
             weight = weight.to_local()
-        found, size = linear_log_probs if each else linear_cross_entropy, targets.shape
+        found = linear_log_probs if each else partial(linear_cross_entropy, z_loss=self.z_loss)
+        size = targets.shape
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
         if not self.skip_ignored:
             return found(hidden, weight, targets, self.loss_group).view(size if each else ())

@@ -41,6 +41,7 @@ class ModelShape:
     experts: int = 0
     experts_per_token: int = 0
     expert_ffn: int = 0
+    rope_scaling: tuple[tuple[str, Any], ...] = ()  # as Hugging Face names it, the type included
 
     @property
     def qk_norm(self) -> bool:
@@ -114,7 +115,7 @@ class ModelShape:
             "vocab_size": self.vocab,
             "tie_word_embeddings": self.tie_embeddings,
             "rope_theta": self.rope_theta,  # read by transformers 4
-            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"},  # by transformers 5
+            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"} | dict(self.rope_scaling),
             "rms_norm_eps": self.norm_eps,
             "max_position_embeddings": self.max_positions,
             "hidden_act": "silu",
@@ -140,8 +141,10 @@ class ModelShape:
                 f"architecture {name} is not supported", where=where, remedy=f"Use one of {', '.join(_HF_CLASSES)}"
             )
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "linear", "llama3", "yarn"):
             raise InputError(f"rope scaling {rope} is not supported", where=where, remedy="Use a model without it")
+        scaling = {name: value for name, value in rope.items() if name not in ("type", "rope_theta")}
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         return cls(
             architecture=_HF_CLASSES[name],
@@ -159,6 +162,7 @@ class ModelShape:
             experts=config.get("num_experts") or config.get("num_local_experts", 0),  # transformers 5 writes the latter
             experts_per_token=config.get("num_experts_per_tok", 0),
             expert_ffn=config.get("moe_intermediate_size", 0),
+            rope_scaling=() if kind == "default" else tuple(sorted((scaling | {"rope_type": kind}).items())),
         )
 
 

@@ -59,6 +59,7 @@ def work(context: StageContext) -> dict[str, Any]:
             device=device,
             compiled=settings.compile,
             tuned_at=settings.optimizer.tuned_at,
+            z_loss=settings.z_loss,
         )
 
         def score(when: str) -> float | None:

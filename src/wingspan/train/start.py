@@ -41,6 +41,7 @@ def start_part(
     compiled: bool = False,
     tuned_at: TunedAt | None = None,
     lora_rank: int = 0,
+    z_loss: float = 0.0,
 ) -> Part:
     """This rank's part of a network with its first weights: those of a Hugging Face folder, or random by a seed.
 
@@ -63,6 +64,7 @@ def start_part(
         mesh=make_mesh(fitting, device.type) if ranks() > 1 else None,
         compiled=compiled,
         lora_rank=lora_rank,
+        z_loss=z_loss,
     )
     if isinstance(start, Folder):
         materialise(part, lambda name, size: _value(start, shape, name, size))

@@ -38,6 +38,7 @@ def build(
     mesh: DeviceMesh | None = None,
     compiled: bool = False,
     lora_rank: int = 0,
+    z_loss: float = 0.0,
 ) -> Part:
     """This rank's part of the network, parallelised, its parameters on the meta device and not yet there.
 
@@ -49,6 +50,7 @@ def build(
         model = Decoder(shape, layers_of_rank(shape.layers, layout, rank), compute)
         if lora_rank:
             add_adapters(model, lora_rank)
+    model.z_loss = z_loss
     chunks = parallelise(model, layout, mesh, compiled=compiled)
     schedule = None
     if mesh is not None and layout.pp > 1:

@@ -39,7 +39,7 @@ def _chunk(whole: Decoder, layers: range) -> Decoder:
         for name in ("embed_tokens", "norm", "lm_head"):
             if getattr(mine, name, None) is not None:
                 setattr(mine, name, getattr(its, name))
-    chunk.loss_group, chunk.context = whole.loss_group, whole.context
+    chunk.loss_group, chunk.context, chunk.z_loss = whole.loss_group, whole.context, whole.z_loss
     return chunk
 
 
