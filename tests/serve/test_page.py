@@ -215,7 +215,8 @@ def test_a_person_judges_an_answer_only_after_consent(browser, assistant, byte_t
     first, second = (json.loads(line) for line in (tmp_path / "feedback.jsonl").read_text().splitlines())
     assert (first["feedback"], first["reason"]) == ("down", "unsupported")
     assert first["messages"] == [{"role": "user", "content": "What about the market in CITY?"}]
-    assert (second["feedback"], second["better"]) == ("regenerate", "Sardines, people say [2].")
+    assert second["feedback"] == "regenerate"
+    assert second["better"].startswith("Sardines, people say")
     assert "101" in second["post_ids"]
     read = read_preferences(tmp_path / "feedback.jsonl", "feedback", "own")
     assert [one.rejected for one in read.preferences] == [first["answer"], first["answer"]]

@@ -52,13 +52,10 @@ def serve(
             typer.launch(url)
 
     def protect(text: str) -> str:
-        import polars as pl
-
-        from wingspan.prepare.posts import protected
+        from wingspan.prepare.posts import protected_text  # when somebody first says something worth keeping
         from wingspan.prepare.privacy.pseudonyms import pseudonym_key, pseudonymiser
 
-        kept, _ = protected(pl.Series([text]), run.project.prepare, pseudonymiser(pseudonym_key()))
-        return str(kept[0])
+        return protected_text(text, run.project.prepare, pseudonymiser(pseudonym_key()))
 
     start(run, on_ready=ready, protect=protect, say=lambda line: notices.print(f"  {line}", style="dim", markup=False))
 

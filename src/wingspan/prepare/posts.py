@@ -169,6 +169,11 @@ def protected(texts: pl.Series, settings: Prepare, pseudonym: Callable[[str], st
     return remove_personal_data(texts, in_texts, _imported(settings.find_names) if settings.find_names else None)
 
 
+def protected_text(text: str, settings: Prepare, pseudonym: Callable[[str], str]) -> str:
+    """One text without personal data."""
+    return str(protected(pl.Series([text]), settings, pseudonym)[0][0])
+
+
 @cache
 def _imported(name: str) -> NameFinder:
     module, _, function = name.partition(":")
