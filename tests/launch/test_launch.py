@@ -35,43 +35,17 @@ def test_shell_reads_the_scripts(kind: files.Kind, tmp_path: Path) -> None:
         subprocess.run(["shellcheck", "--severity=warning", str(path)], check=True)
 
 
-def test_sbatch_starts_one_torchrun_per_node() -> None:
+def test_sbatch_asks_for_the_nodes_and_hands_over_to_the_supervisor() -> None:
     text = launch_text("slurm", project(), LAYOUT)
-    for line in ("#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=1", "#SBATCH --gpus-per-node=8", "#SBATCH --requeue"):
+    for line in (
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=B:USR1@300",
+    ):
         assert line in text.splitlines()
-    assert "--nproc-per-node=8" in text
-    assert '-m wingspan train "$project"' in text
-    assert 'project="${1:-runs/birds.v1}"' in text
-
-
-def test_slurm_script_requeues_and_gives_up(tmp_path: Path) -> None:
-    """Run for real with stand-ins for srun and scontrol: training fails, the job goes back to the queue."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    calls = tmp_path / "calls"
-    stand_in(tools / "scontrol", f'[ "$1" = show ] && echo node7 || echo "$@" >> {calls}')
-    stand_in(tools / "srun", f'case "$2" in bash) exit 0;; *) echo "$@" >> {calls}; exit 1;; esac')
-    script = tmp_path / "train.sbatch"
-    script.write_text(launch_text("slurm", project(), LAYOUT))
-    environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2"}
-
-    job = environment | {"SLURM_JOB_ID": "41"}
-    first = subprocess.run(["bash", str(script)], env=job, capture_output=True, text=True)
-    assert first.returncode == 0
-    said = calls.read_text()
-    assert "--rdzv-endpoint=node7:29500" in said
-    assert "--rdzv-id=41-0" in said
-    assert "requeue 41" in said
-
-    worn = job | {"SLURM_RESTART_COUNT": "100"}
-    last = subprocess.run(["bash", str(script)], env=worn, capture_output=True, text=True)
-    assert last.returncode == 1
-    assert "given up" in last.stdout
-
-
-def stand_in(path: Path, body: str) -> None:
-    path.write_text(f"#!/bin/bash\n{body}\n")
-    path.chmod(0o755)
+    assert text.splitlines()[-1] == 'exec wingspan launch job "${1:-runs/birds.v1}"'
 
 
 @pytest.mark.parametrize(
@@ -86,15 +60,21 @@ def test_jobset_has_a_pod_per_node(device: str, resource: str) -> None:
     assert work["parallelism"] == work["completions"] == 2
     container = work["template"]["spec"]["containers"][0]
     assert container["resources"]["limits"] == {resource: 8}
-    assert f"--rdzv-endpoint={name}-{job['name']}-0-0.{name}:29500" in container["command"]
-    assert container["command"][-4:] == ["-m", "wingspan", "train", "runs/birds.v1"]
+    assert container["command"] == ["wingspan", "launch", "node", "runs/birds.v1"]
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert environment["MASTER_ADDR"] == f"{name}-{job['name']}-0-0.{name}"
+    assert container["ports"] == [{"containerPort": int(environment["MASTER_PORT"])}]
     assert "." not in name
-
-
-def test_one_device_needs_no_torchrun() -> None:
-    one = project().model_copy(update={"fleet": project().fleet.model_copy(update={"devices": 1})})
-    assert 'exec wingspan train "${1:-runs/birds.v1}"' in launch_text("local", one, Layout())
-    assert "torchrun --standalone --nproc-per-node 8" in launch_text("local", project(), Layout(dp_shard=8))
+    # What the documentation of Jobs demands of a podFailurePolicy, and of JobSet of a rule that looks at it.
+    assert work["template"]["spec"]["restartPolicy"] == "Never"
+    assert work["podFailurePolicy"]["rules"] == [
+        {"action": "FailJob", "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2]}}
+    ]
+    assert manifest["spec"]["failurePolicy"]["rules"] == [
+        {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    ]
+    volumes = {one["name"] for one in work["template"]["spec"]["volumes"]}
+    assert volumes == {one["name"] for one in container["volumeMounts"]}
 
 
 def test_files_of_every_kind_are_written(tmp_path: Path) -> None:
