@@ -12,7 +12,8 @@ from wingspan.model.shape import ModelShape, shape_of
 from wingspan.progress import SilentProgress
 from wingspan.project import Layout, Project
 from wingspan.project_file import load_project
-from wingspan.rehearse.chaos import FAULTS, network_namespaces, rehearse_chaos, small
+from wingspan.rehearse.chaos import FAULTS, rehearse_chaos, small
+from wingspan.rehearse.chaos_trial import network_namespaces
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -7,40 +7,33 @@ each of its losses must be that of an undisturbed one.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import re
 import resource
 import signal
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from torch._C._distributed_c10d import TCPStore
 
 from wingspan.errors import InputError, WorkError, did_you_mean
 from wingspan.model.shape import ModelShape
 from wingspan.progress import Progress
 from wingspan.project import Layout, Project
-from wingspan.rehearse.chaos_rank import FLIP, NAMESPACE, ROWS, Drill, train
-from wingspan.train.data.ledger import Entry, entries
+from wingspan.rehearse.chaos_rank import FLIP, ROWS, Drill
+from wingspan.rehearse.chaos_trial import OURS, VICTIM, Trial, ip, link, network_namespaces
 
-_HANG_S, _PACE_S, _PATIENCE_S = 3.0, 0.02, 90.0
+_HANG_S, _PACE_S = 3.0, 0.02
 _BEFORE = 18  # steps before the first fault: what is odd is known by the sixteen before it
 _BETWEEN, _PER_FAULT, _WHILE_SLOW = 8, 14, 40
-_OURS, _THEIRS, _HERE, _THERE = "wingspan0", "wingspan1", "10.231.77.1", "10.231.77.2"
 _SAME = 1e-3  # of a loss: what rounding on another number of ranks grows to in a hundred steps
-_VICTIM = 1
 _GUILTY = (
     r"rank (\d+) does not answer",
     r"rank (\d+) is slow",
@@ -63,105 +56,16 @@ class Survived:
     difference: float = 0.0  # of the losses from those of the undisturbed run, at most, until the next fault
 
 
-class Trial:
-    """A training under attack."""
-
-    def __init__(self, drill: Drill, layout: Layout, namespace: str = "") -> None:
-        self.drill, self.layout, self._namespace = drill, layout, namespace
-        self.processes: list[BaseProcess] = []
-        self._launch = 0
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([train.__module__])  # torch is loaded once, not by every rank
-        drill.folder.mkdir(parents=True)
-
-    def start(self, layout: Layout | None = None) -> None:
-        """Start all ranks; the store by which they meet is the launcher's, as torchrun has it."""
-        chosen = layout or self.layout
-        self._launch += 1
-        address = _HERE if self._namespace else "127.0.0.1"
-        self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
-        self.processes = []
-        for rank in range(chosen.world_size):
-            environment = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(chosen.world_size),
-                "MASTER_ADDR": address,
-                "MASTER_PORT": str(self._store.port),
-                "TORCHELASTIC_USE_AGENT_STORE": "True",
-                "TORCHELASTIC_RESTART_COUNT": str(self._launch),
-            }
-            if self._namespace:
-                environment["GLOO_SOCKET_IFNAME"] = _THEIRS if rank == _VICTIM else _OURS
-            if self._namespace and rank == _VICTIM:
-                environment[NAMESPACE] = self._namespace
-            arguments = (self.drill, chosen, environment, self._log(rank))
-            process = self._context.Process(target=train, args=arguments, daemon=True)
-            process.start()
-            self.processes.append(process)
-
-    def said(self) -> str:
-        """All that the ranks of this launch said."""
-        files = [self._log(rank) for rank in range(len(self.processes))]
-        return "".join(file.read_text() for file in files if file.is_file())
-
-    def ledger(self) -> list[Entry]:
-        """The steps done, repeated ones each time."""
-        with suppress(FileNotFoundError):
-            return list(entries(self.drill.folder / "ledger"))
-        return []
-
-    def reached(self) -> int:
-        """The last step done; -1 before the first."""
-        return self.ledger()[-1].step if self.ledger() else -1
-
-    def checkpoints(self) -> list[Path]:
-        """Oldest first."""
-        return sorted((self.drill.folder / "checkpoints").glob("step-*"))
-
-    def ended(self) -> list[int]:
-        """Wait until all ranks have ended; their exit codes."""
-        self.wait(lambda: all(not one.is_alive() for one in self.processes), "to end")
-        return [one.exitcode or 0 for one in self.processes]
-
-    def wait(self, true: Callable[[], object], what: str) -> None:
-        """Wait; raises WorkError with the end of what was said when it does not come."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while not true():
-            over = all(not one.is_alive() for one in self.processes) and not true()
-            if over or time.monotonic() > deadline:
-                self.end()
-                said = self.said()[-2000:]
-                raise WorkError(f"the training was waited for {what} in vain", remedy=f"Its last words: {said}")
-            time.sleep(0.005)
-
-    def signal(self, number: signal.Signals, ranks: Collection[int] = ()) -> None:
-        """Send a signal to ranks, to all by default."""
-        for rank, process in enumerate(self.processes):
-            if process.pid is not None and process.is_alive() and (not ranks or rank in ranks):
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid, number)
-
-    def end(self) -> None:
-        """Kill what still runs."""
-        self.signal(signal.SIGKILL)
-        for process in self.processes:
-            process.join()
-
-    def _log(self, rank: int) -> Path:
-        return self.drill.folder / f"rank-{rank}.{self._launch}.log"
-
-
 Fault = Callable[[Trial], None]  # strikes, and returns when it has been noticed
 
 
 def _kill(trial: Trial) -> None:
-    trial.signal(signal.SIGKILL, [_VICTIM])
+    trial.signal(signal.SIGKILL, [VICTIM])
     trial.ended()
 
 
 def _stop(trial: Trial) -> None:
-    trial.signal(signal.SIGSTOP, [_VICTIM])
+    trial.signal(signal.SIGSTOP, [VICTIM])
     trial.ended()
 
 
@@ -170,9 +74,9 @@ def _slow(trial: Trial) -> None:
 
     def hamper() -> None:
         while not done.wait(_PACE_S):
-            trial.signal(signal.SIGSTOP, [_VICTIM])
+            trial.signal(signal.SIGSTOP, [VICTIM])
             time.sleep(4 * _PACE_S)
-            trial.signal(signal.SIGCONT, [_VICTIM])
+            trial.signal(signal.SIGCONT, [VICTIM])
 
     thread = threading.Thread(target=hamper)
     thread.start()
@@ -186,7 +90,7 @@ def _slow(trial: Trial) -> None:
 def _corrupt(trial: Trial) -> None:
     trial.signal(signal.SIGKILL)
     trial.ended()
-    shard = sorted(trial.checkpoints()[-1].glob(f"__{_VICTIM}_*"))[0]
+    shard = sorted(trial.checkpoints()[-1].glob(f"__{VICTIM}_*"))[0]
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
@@ -195,7 +99,7 @@ def _corrupt(trial: Trial) -> None:
 
 
 def _disk(trial: Trial) -> None:
-    process = trial.processes[_VICTIM].pid
+    process = trial.processes[VICTIM].pid
     assert process is not None
     _, most = resource.prlimit(process, resource.RLIMIT_FSIZE)
     resource.prlimit(process, resource.RLIMIT_FSIZE, (4096, most))  # the kernel refuses to write, as a full disk does
@@ -203,7 +107,7 @@ def _disk(trial: Trial) -> None:
 
 
 def _flip(trial: Trial) -> None:
-    (trial.drill.folder / f"{FLIP}-{_VICTIM}").touch()
+    (trial.drill.folder / f"{FLIP}-{VICTIM}").touch()
     trial.wait(lambda: "computed wrongly" in trial.said(), "to notice the wrong gradient")
 
 
@@ -213,10 +117,10 @@ def _term(trial: Trial) -> None:
 
 
 def _network(trial: Trial) -> None:
-    _ip("link", "set", _OURS, "down")
+    ip("link", "set", OURS, "down")
     trial.wait(lambda: not trial.processes[0].is_alive(), "to miss the rank beyond the link")
     trial.end()
-    _ip("link", "set", _OURS, "up")
+    ip("link", "set", OURS, "up")
 
 
 def _ranks(trial: Trial) -> None:
@@ -251,7 +155,7 @@ def rehearse_chaos(project: Project, shape: ModelShape, faults: Sequence[str], p
     steps = _BEFORE + (len(chosen) + 1) * _PER_FAULT + _WHILE_SLOW * ("slow" in chosen)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="wingspan-chaos-"))
-        namespace = stack.enter_context(_link()) if "network" in chosen else ""
+        namespace = stack.enter_context(link()) if "network" in chosen else ""
         drill = Drill(Path(folder) / "broken", tiny, project.train.optimizer, steps, project.project.seed, _HANG_S)
         with progress.task("chaos", len(chosen) + 1, "faults") as task:
             whole = _losses(_run(replace(drill, folder=Path(folder) / "whole"), layout, {}, lambda *_: None))
@@ -367,40 +271,10 @@ def small(layout: Layout, shape: ModelShape) -> tuple[Layout, ModelShape]:
     return Layout(dp_shard=2, micro_batch=ROWS, precision="fp32", **axes), tiny
 
 
-def network_namespaces() -> bool:
-    """Whether this process may make network namespaces and links."""
-    try:
-        with _link():
-            return True
-    except (OSError, subprocess.CalledProcessError):
-        return False
-
-
-@contextmanager
-def _link() -> Iterator[str]:
-    """A network namespace behind a link of its own; its name."""
-    name = f"wingspan-{os.getpid()}"
-    _ip("netns", "add", name)
-    try:
-        _ip("link", "add", _OURS, "type", "veth", "peer", "name", _THEIRS, "netns", name)
-        for inside, link, address in (((), _OURS, _HERE), (("-n", name), _THEIRS, _THERE)):
-            _ip(*inside, "addr", "add", f"{address}/30", "dev", link)
-            for one in (link, "lo"):
-                _ip(*inside, "link", "set", one, "up")
-        yield name
-    finally:
-        _ip("link", "del", _OURS, check=False)  # at once, while a namespace goes by and by
-        _ip("netns", "del", name, check=False)
-
-
-def _ip(*words: str, check: bool = True) -> None:
-    subprocess.run(["ip", *words], check=check, capture_output=True)
-
-
 def render(lived: dict[str, Any]) -> RenderableType:
     """The JSON of `wingspan rehearse chaos` as a screen for rich."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("fault", "noticed", "going on", "steps lost", "guilty", "losses differ"):
+    for title in ("fault", "noticed", "back", "lost", "guilty", "differs"):
         table.add_column(title, justify="left" if title == "fault" else "right", no_wrap=True)
     for one in lived["faults"]:
         guilty = "" if one["guilty"] is None else f"rank {one['guilty']}"
