@@ -125,6 +125,20 @@ def test_documents_of_a_row_do_not_see_each_other(shape: ModelShape, length: int
     torch.testing.assert_close(together, torch.cat(apart, dim=1), atol=1e-5, rtol=1e-4)
 
 
+def test_attention_in_blocks_has_the_gradients_of_one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(SHAPES["qwen3"])
+    tokens, positions = tokens_of(model.shape, length=40)
+    documents = torch.bucketize(positions, torch.tensor([7, 30]), right=True)
+    model(tokens, positions, documents, tokens).backward()
+    by_mask = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    monkeypatch.setattr("wingspan.model.attention._EXPLICIT", 0)
+    monkeypatch.setattr("wingspan.model.attention._BLOCK", 9)
+    model(tokens, positions, documents, tokens).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, by_mask[name], atol=1e-4, rtol=1e-4)
+
+
 def test_the_loss_is_the_cross_entropy_and_so_are_its_gradients(
     shape: ModelShape, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,8 +106,9 @@ def write_gguf(folder: Path, path: Path, weights: Weights) -> None:
     checkpoint = open_folder(folder)
     shape = checkpoint.shape
     if shape.architecture not in _ARCHITECTURES or shape.rope_scaling:
+        scaled = " with scaled rope" if shape.rope_scaling else ""
         raise InputError(
-            f"a {shape.architecture} network {'with scaled rope ' * bool(shape.rope_scaling)}cannot be exported to GGUF",
+            f"a {shape.architecture} network{scaled} cannot be exported to GGUF",
             where=folder,
             remedy="Serve it with serve.engine = 'torch'",
         )
