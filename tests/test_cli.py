@@ -44,9 +44,9 @@ def test_every_command_has_an_example(name: str) -> None:
     assert f"Example: wingspan {name}" in result.stdout
 
 
-@pytest.mark.parametrize("name", [*STAGE_NAMES, "serve", "run", "status", "report", "init", "launch"])
+@pytest.mark.parametrize("name", [*STAGE_NAMES, "serve", "run", "status", "report", "init", "launch slurm"])
 def test_every_command_speaks_to_machines(name: str) -> None:
-    assert "--json" in wingspan(name, "--help").stdout
+    assert "--json" in wingspan(*name.split(), "--help").stdout
 
 
 def test_the_front_door_loads_no_heavy_library() -> None:
