@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from wingspan.train.ladder.ladder import Ladder, Rung
+from wingspan.train.ladder.ladder import Ladder
 from wingspan.units import count
 
 
@@ -16,7 +16,8 @@ def render(ladder: Ladder) -> Group:
     for name in ("layers", "hidden", "parameters", "tokens", "loss", "law"):
         table.add_column(name, justify="right")
     for rung in ladder.rungs:
-        table.add_row(*_cells(rung))
+        sizes = (str(rung.layers), str(rung.hidden), count(rung.parameters), count(rung.tokens))
+        table.add_row(*sizes, f"{rung.loss:.3f}", f"{rung.fitted:.3f}")
     law = ladder.law
     return Group(
         table,
@@ -30,15 +31,4 @@ def render(ladder: Ladder) -> Group:
             f"{ladder.bits_per_byte.value:.3f} bits per byte ({ladder.bits_per_byte.low:.3f} to "
             f"{ladder.bits_per_byte.high:.3f}), predicted from {ladder.compute_share:.1%} of its compute"
         ),
-    )
-
-
-def _cells(rung: Rung) -> tuple[str, ...]:
-    return (
-        f"{rung.layers}",
-        f"{rung.hidden}",
-        count(rung.parameters),
-        count(rung.tokens),
-        f"{rung.loss:.3f}",
-        f"{rung.fitted:.3f}",
     )
