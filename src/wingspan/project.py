@@ -277,9 +277,11 @@ class Train(Section):
     """[train]: tokens -> base model."""
 
     operational = frozenset(
-        ("checkpoint_every", "keep_checkpoints", "local_checkpoints", "local_checkpoint_every")
-        + ("log_every", "hang_timeout_s")
-    )
+        {
+            "checkpoint_every", "keep_checkpoints", "local_checkpoints", "local_checkpoint_every", "log_every",
+            "hang_timeout_s",
+        }
+    )  # fmt: skip
     tokens: Positive | None = Field(
         default=None, description="token budget; default 20 per parameter (Hoffmann et al. 2022)"
     )

@@ -362,7 +362,7 @@ def fingerprint_of(run: Run, spec: StageSpec) -> str:
 
 
 def _deciding(project: Project, spec: StageSpec, section: str) -> Any:
-    """A section of the project file; of a stage that goes on, without what changes how it works and not what it makes."""
+    """A section of the project file; of a stage that goes on, without what changes how it works alone."""
     values = getattr(project, section)
     if spec.resumable and isinstance(values, Section):
         return values.model_dump(mode="json", exclude=set(values.operational))

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from wingspan.engine.engine import Finish, Sampling
 from wingspan.engine.sampling import next_tokens
 from wingspan.engine.worker import BatchEngine, Grown
-from wingspan.model.checkpoint import load
 from wingspan.model.attention import KeyValueCache
+from wingspan.model.checkpoint import load
 from wingspan.model.network import Decoder
 
 _PADDING = -1  # the document number that nothing attends to

@@ -24,12 +24,12 @@ from wingspan.prepare.flow.engines import open_engine
 from wingspan.prepare.flow.flow import Dataset, Flow, frame_of
 from wingspan.prepare.privacy.pseudonyms import pseudonym_key, pseudonymiser
 from wingspan.prepare.privacy.tombstones import KEY_CHECK, Tombstones, forgotten, prove
+from wingspan.prepare.reactions import publish_reactions
 from wingspan.prepare.readers.records import text_lines
 from wingspan.prepare.readers.registry import units
 from wingspan.prepare.repeats.accounts import judge_groups
 from wingspan.prepare.repeats.decontamination import write_index
 from wingspan.prepare.repeats.duplicates import find_duplicates
-from wingspan.prepare.reactions import publish_reactions
 from wingspan.prepare.samples import SAMPLES_FILE, write_samples
 from wingspan.prepare.shards import publish_posts
 from wingspan.prepare.split import HELD_OUT, SPLITS, TRAIN
