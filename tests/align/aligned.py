@@ -35,7 +35,7 @@ checkpoint_every = 2
 optimizer = {{ learning_rate = 1e-2, weight_decay = 0.0 }}
 
 [align.preference]
-epochs = 4.0
+epochs = 3.0
 sources = [{{ name = "pairs", path = "pairs.jsonl", licence = "own" }}]
 optimizer = {{ learning_rate = 1e-3, weight_decay = 0.0 }}
 

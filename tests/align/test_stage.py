@@ -73,14 +73,14 @@ def test_the_assistant_is_a_chat_model_for_transformers(undisturbed: tuple[Path,
     assert answer[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>"), "it learned to stop"
 
 
-def test_a_run_killed_in_each_step_ends_with_the_same_weights(
+def test_a_run_killed_in_later_steps_ends_with_the_same_weights(
     undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     whole, _ = undisturbed
     trained_run(tmp_path, methods=METHODS)
     command = [sys.executable, str(Path(__file__).parent / "aligned.py"), str(tmp_path)]
     partial = tmp_path / "runs" / "tiny" / ".align.partial"
-    for method in METHODS:
+    for method in METHODS[1:]:  # sft: tests/test_pipeline.py
         process = subprocess.Popen(command, env=ENVIRONMENT)
         deadline = time.monotonic() + 120
         while not (partial / method / "checkpoints" / "step-00000002").is_dir():
