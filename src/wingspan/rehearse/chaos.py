@@ -30,7 +30,7 @@ from wingspan.project import Layout, Project
 from wingspan.rehearse.chaos_rank import FLIP, ROWS, Drill
 from wingspan.rehearse.chaos_trial import OURS, VICTIM, Trial, ip, link, network_namespaces
 
-_HANG_S, _PACE_S = 3.0, 0.02
+_HANG_S, _PACE_S = 4.0, 0.02
 _BEFORE = 18  # steps before the first fault: what is odd is known by the sixteen before it
 _BETWEEN, _PER_FAULT, _WHILE_SLOW = 8, 14, 40
 _SAME = 1e-3  # of a loss: what rounding on another number of ranks grows to in a hundred steps
@@ -70,7 +70,8 @@ def _stop(trial: Trial) -> None:
 
 
 def _slow(trial: Trial) -> None:
-    done = threading.Event()
+    done, words = threading.Event(), f"rank {VICTIM} is slow"
+    before = trial.said().count(words)  # other work on this machine may have slowed it
 
     def hamper() -> None:
         while not done.wait(_PACE_S):
@@ -81,7 +82,7 @@ def _slow(trial: Trial) -> None:
     thread = threading.Thread(target=hamper)
     thread.start()
     try:
-        trial.wait(lambda: "is slow" in trial.said(), "to name the slow rank")
+        trial.wait(lambda: trial.said().count(words) > before, "to name the slow rank")
     finally:
         done.set()
         thread.join()
