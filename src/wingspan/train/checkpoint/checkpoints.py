@@ -212,7 +212,7 @@ class Checkpoints:
         partial = self._folder / f".step-{position.step:08d}.partial"
         try:
             self._everyone(position.step, lambda: self._make(partial))
-            with _quiet():
+            with quiet():
                 save(
                     staged.result(),
                     storage_writer=FileSystemWriter(partial, sync_files=False),
@@ -262,7 +262,7 @@ class Checkpoints:
         manifest = json.loads((path / MANIFEST).read_text())
         check_shape(manifest["shape"], self._part, path)
         state = self._state()
-        with _quiet():
+        with quiet():
             load(state, checkpoint_id=path, no_dist=not self._distributed)
         return self._take(state, manifest)
 
@@ -367,7 +367,8 @@ def check_shape(saved: dict[str, Any], part: Part, path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without torch's remark that one process saves and loads alone."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

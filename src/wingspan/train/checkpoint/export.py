@@ -19,7 +19,7 @@ from wingspan.model.checkpoint import write_folder, write_index, write_weights
 from wingspan.model.lora import merged
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout
-from wingspan.train.checkpoint.checkpoints import MANIFEST
+from wingspan.train.checkpoint.checkpoints import MANIFEST, quiet
 from wingspan.train.checkpoint.local import file_hash
 from wingspan.train.parallel.mesh import MESH_AXES
 from wingspan.train.parallel.part import Part
@@ -73,7 +73,8 @@ def export_checkpoint(checkpoint: Path, folder: Path, prepared: Path) -> None:
     shape, layout = ModelShape(**manifest["shape"]), Layout(precision="fp32")
     part = start_part(shape, layout, 0, sequence=1, global_batch=1, device=torch.device("cpu"))
     state = {"model": get_model_state_dict(part.model)}
-    load(state, checkpoint_id=checkpoint, no_dist=True)
+    with quiet():
+        load(state, checkpoint_id=checkpoint, no_dist=True)
     set_model_state_dict(part.model, state["model"])
     end_of_document = json.loads((prepared / "tokens/index.json").read_text())["end_of_document"]
     export(part, folder, prepared / "tokenizer", end_of_document)
