@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from wingspan.model import checkpoint
-from wingspan.model.loss import linear_cross_entropy
 from wingspan.model.attention import KeyValueCache
+from wingspan.model.loss import linear_cross_entropy
 from wingspan.model.network import Decoder
 from wingspan.model.shape import Architecture, ModelShape
 
