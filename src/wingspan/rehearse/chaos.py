@@ -36,10 +36,10 @@ _BETWEEN, _PER_FAULT, _WHILE_SLOW = 8, 14, 40
 _SAME = 1e-3  # of a loss: what rounding on another number of ranks grows to in a hundred steps
 _GUILTY = (
     r"rank (\d+) does not answer",
-    r"rank (\d+) is slow",
     r"rank (\d+) computed wrongly",
     r"rank (\d+) could not write",
     r"\(__(\d+)_\d+\.distcp has changed\)",
+    r"rank (\d+) is slow",  # last: other work on this machine slows ranks too
 )
 
 
@@ -237,8 +237,8 @@ def _strike(trial: Trial, name: str, fault: Fault) -> tuple[int, Survived]:
 def _verdict(said: str, codes: Sequence[int | None]) -> tuple[int | None, str]:
     """The rank that is named, and the words; a rank that was killed is named by its exit code."""
     for pattern in _GUILTY:
-        if found := re.search(f".*{pattern}.*", said):
-            return int(found.group(1)), found.group(0)
+        if found := [*re.finditer(f".*{pattern}.*", said)]:
+            return int(found[-1].group(1)), found[-1].group(0)
     killed = [rank for rank, code in enumerate(codes) if code == -signal.SIGKILL]
     if len(killed) == 1:
         return killed[0], f"rank {killed[0]} was killed"
