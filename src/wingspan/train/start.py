@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -49,8 +50,10 @@ def start_part(
 
     Raises InputError when the layout does not fit the model, the batch or the ranks that run.
     """
-    if compiled:  # the next run finds what this one compiles
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    if compiled:  # the next run finds what this one compiles; torch itself names a folder that goes with a restart
+        named = os.environ.get("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
+        if Path(named).is_relative_to(tempfile.gettempdir()):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
     fitting = fit_layout(layout, shape, sequence=sequence, global_batch=global_batch, ranks=ranks())
     if not lora_rank:
         check_memory(shape, fitting, device)
