@@ -14,7 +14,7 @@ from wingspan.cli.perform import one_stage
 _STAGES = {
     "train": (
         app.train,
-        """Tokens become a base model. On many devices: torchrun ... -m wingspan train PROJECT.
+        """Tokens become a base model, on all ranks of this node that the layout has; on many nodes: wingspan launch.
 
     Example: wingspan train examples/laptop --set train.tokens=20480""",
     ),

@@ -47,7 +47,7 @@ def _check_ranks(layout: Layout, ranks: int) -> None:
         raise InputError(
             f"the layout needs {layout.world_size} ranks, {ranks} {'is' if ranks == 1 else 'are'} running",
             where="layout",
-            remedy=f"Start it with torchrun --nproc-per-node={layout.world_size} -m wingspan train ..., "
+            remedy="Start it with wingspan launch local, slurm or kubernetes, "
             f"or make dp_replicate x dp_shard x tp x cp x pp equal {ranks}",
         )
 
