@@ -31,7 +31,8 @@ MEMORY_GIB = 2.0
 LIVED_S = 10.0  # 100 seeds x 90 days x 10,240 devices
 WITHIN = 0.05  # of a published goodput or number of interruptions
 # What is published of how a run was operated: devices, days, hours between checkpoints, hours of a restart, of spare
-# nodes, copies in memory, and how often its nodes failed over Llama 3's.
+# nodes, copies in memory, and how often its nodes failed over Llama 3's. Devices, Llama's days and MegaScale's restart are
+# published; the other numbers, and all of Gemini's, are assumed.
 OPERATED = {
     "Llama-3.1 405B": (16_384, 54.0, 0.1, 0.2, 60, True, 1.0),  # arXiv 2407.21783
     "MegaScale production run": (12_288, 30.0, 0.25, 1 / 6, 60, False, 1.0),  # arXiv 2402.15627: under 10 minutes
