@@ -9,7 +9,6 @@ every step, and unless --quick with its references computed beforehand, as wings
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import statistics
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from targets import Figures, Targets, as_json, holds, say
+from targets import Figures, Targets, finish, parser, say
 from wingspan.align.answers import AnswerPart, PackedAnswers, answer_of, log_probs
 from wingspan.align.objectives import preference_objective
 from wingspan.model.chat import STOP, load_tokenizer
@@ -44,7 +43,7 @@ ANSWER = 0.25  # share of a sequence that is learned
 
 
 def main() -> None:
-    options = _options()
+    options = parser(__doc__).parse_args()
     figures: Figures = {}
     targets: Targets = {}
     model = open_model_folder("asset:smollm2-135m-instruct")
@@ -64,17 +63,7 @@ def main() -> None:
                 figures[name] = theirs / ours
             say(f"{peer}: {tokens / ours:.0f} tokens/s, TRL {tokens / theirs:.0f}: {theirs / ours:.2f} times")
     figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    for name, (value, target, lower) in targets.items():
-        say(f"{name}: {value:.2f}, target {target} ({'holds' if holds(value, target, lower) else 'does not hold'})")
-    if options.json:
-        print(json.dumps(as_json(figures, targets, "torch")))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s")
-    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
-    return parser.parse_args()
+    finish(figures, targets, "torch", options.json)
 
 
 def _text(random: np.random.Generator, tokens: int) -> str:

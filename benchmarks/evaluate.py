@@ -11,7 +11,6 @@ answer: in bfloat16 two choices about equally likely may change places by roundi
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from targets import Figures, Targets, as_json, holds, say
+from targets import Figures, Targets, finish, parser, say
 from wingspan.evaluate.benchmarks import benchmark_task
 from wingspan.evaluate.harness import HarnessModel, run_tasks
 from wingspan.evaluate.tasks import Task
@@ -42,7 +41,7 @@ Ask = Callable[[], tuple[float, float, Answers]]  # wall and CPU seconds, log-li
 
 
 def main() -> None:
-    options = _options()
+    options = parser(__doc__).parse_args()
     figures: Figures = {}
     targets: Targets = {}
     model = open_model_folder("asset:smollm2-135m-instruct")
@@ -55,17 +54,7 @@ def main() -> None:
             ask = _own(model, _task(folder, kind, count // 2 if shots else count, shots), folder, torch.bfloat16)
             for batch in ("1",) if options.quick else ("1", "8"):
                 _faster(ask, [str(model), name, kind, "bfloat16", batch], rounds, figures, targets)
-    for what, (value, target, lower) in targets.items():
-        say(f"{what}: {value:.3f}, target {target} ({'holds' if holds(value, target, lower) else 'does not hold'})")
-    if options.json:
-        print(json.dumps(as_json(figures, targets, "torch")))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s")
-    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
-    return parser.parse_args()
+    finish(figures, targets, "torch", options.json)
 
 
 def _task(folder: Path, name: str, count: int, shots: int) -> Task:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from targets import Figures, Targets, as_json, holds, say
+from targets import Figures, Targets, finish, parser, say
 from wingspan.plan.devices.chips import chip_named
 from wingspan.plan.fleet import busy_share
 from wingspan.plan.layouts.problem import WIDE, Problem, Space
@@ -56,17 +56,13 @@ def main() -> None:
         _power(path.with_name("wall_power.json"), targets)
     _search(figures, targets, repeats=1 if options.quick else 5)
     _start_up(figures, targets, repeats=1 if options.quick else 5)
-    _print_targets(targets)
-    if options.json:
-        print(json.dumps(as_json(figures, targets, "numpy")))
+    finish(figures, targets, "numpy", options.json)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s")
-    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
-    parser.add_argument("--runs", type=Path, help="CSV of measured runs")
-    return parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--runs", type=Path, help="CSV of measured runs")
+    return made.parse_args()
 
 
 def _runs(given: Path | None) -> Path | None:
@@ -217,12 +213,6 @@ def _table(title: str, groups: dict[str, Errors]) -> None:
     say(f"\n{title:<28} {'rows':>5} {'mean':>7} {'median':>7} {'p90':>7} {'bias':>7}")
     for name, one in groups.items():
         say(f"{name:<28} {one.rows:>5} {one.mape:>7.1%} {one.median:>7.1%} {one.p90:>7.1%} {one.bias:>+7.1%}")
-
-
-def _print_targets(targets: Targets) -> None:
-    say(f"\n{'target':<28} {'value':>12} {'target':>12}")
-    for name, (value, target, lower) in targets.items():
-        say(f"{name:<28} {value:>12.4g} {target:>12.4g}  {'holds' if holds(value, target, lower) else 'DOES NOT HOLD'}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from typing import Any  # noqa: E402
 import polars as pl  # noqa: E402
 
 from posts import write_posts  # noqa: E402
-from targets import Figures, Targets, as_json, holds, say  # noqa: E402
+from targets import Figures, Targets, finish, parser, say  # noqa: E402
 from wingspan.prepare.flow.engines import Processes  # noqa: E402
 from wingspan.prepare.flow.flow import BATCH, Flow  # noqa: E402
 from wingspan.prepare.privacy.personal import remove_personal_data  # noqa: E402
@@ -79,20 +79,15 @@ def main() -> None:
         _peer(posts, folder / "tokenizer/tokenizer.json", 500 if options.quick else 5_000, figures)
         _end_to_end(half, posts, figures)
     targets = _targets(figures)
-    for what, (value, target, lower) in targets.items():
-        say(f"{what:<36} {value:>14,.2f} {target:>12,.2f}  {'holds' if holds(value, target, lower) else 'DOES NOT'}")
-    if options.json:
-        print(json.dumps(as_json(figures, targets, "polars")))
+    finish(figures, targets, "polars", options.json)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s")
-    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
-    parser.add_argument("--posts", type=Path, help="JSON lines to measure on, instead of posts made up")
-    parser.add_argument("--count", type=int, help="posts")
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # prepare this file once, in a process of its own
-    return parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--posts", type=Path, help="JSON lines to measure on, instead of posts made up")
+    made.add_argument("--count", type=int, help="posts")
+    made.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # prepare this file once, in a process of its own
+    return made.parse_args()
 
 
 def _first(count: int, source: Path, target: Path) -> None:

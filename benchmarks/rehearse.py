@@ -8,14 +8,12 @@ The published runs come from --runs, or from $WINGSPAN_SHARED/plan/wholeruns.csv
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import os
 import time
 from pathlib import Path
 
-from targets import Figures, Targets, as_json, holds, say
+from targets import Figures, Targets, finish, parser, say
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Train
 from wingspan.rehearse.fleet import ALL_KINDS, rehearse
@@ -31,8 +29,8 @@ MEMORY_GIB = 2.0
 LIVED_S = 10.0  # 100 seeds x 90 days x 10,240 devices
 WITHIN = 0.05  # of a published goodput or number of interruptions
 # What is published of how a run was operated: devices, days, hours between checkpoints, hours of a restart, of spare
-# nodes, copies in memory, and how often its nodes failed over Llama 3's. Devices, Llama's days and MegaScale's restart are
-# published; the other numbers, and all of Gemini's, are assumed.
+# nodes, copies in memory, and how often its nodes failed over Llama 3's. Devices, Llama's days and MegaScale's restart
+# are published; the other numbers, and all of Gemini's, are assumed.
 OPERATED = {
     "Llama-3.1 405B": (16_384, 54.0, 0.1, 0.2, 60, True, 1.0),  # arXiv 2407.21783
     "MegaScale production run": (12_288, 30.0, 0.25, 1 / 6, 60, False, 1.0),  # arXiv 2402.15627: under 10 minutes
@@ -41,11 +39,9 @@ OPERATED = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s")
-    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
-    parser.add_argument("--runs", type=Path, help="CSV of published whole runs")
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--runs", type=Path, help="CSV of published whole runs")
+    options = made.parse_args()
     figures: Figures = {}
     targets: Targets = {}
     for name in STEPS:
@@ -55,10 +51,7 @@ def main() -> None:
     runs = options.runs or (Path(shared) / "plan" / "wholeruns.csv" if shared else None)
     if runs and runs.is_file():
         _published(runs, figures, targets)
-    for name, (value, target, lower) in targets.items():
-        say(f"{name:<28} {value:>10.3g} {target:>10.3g}  {'holds' if holds(value, target, lower) else 'DOES NOT HOLD'}")
-    if options.json:
-        print(json.dumps(as_json(figures, targets, "torch")))
+    finish(figures, targets, "torch", options.json)
 
 
 def _rehearse(name: str, figures: Figures, targets: Targets, *, quick: bool) -> None:

@@ -24,7 +24,7 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="0")
 
 import torch
 
-from targets import Figures, Targets, as_json, holds, say
+from targets import Figures, Targets, finish, parser, say
 
 HERE = Path(__file__).parent
 PEERS = {"litgpt": "litgpt", "transformers": "trl", "transformers-compiled": "trl"}  # and their environments
@@ -82,18 +82,14 @@ def main() -> None:
         found = _race(_names(options.quick), path, rounds)
     _speeds(found, sizes, figures, targets)
     _overhead(found["wingspan"], figures, targets)
-    _print_targets(targets)
-    if options.json:
-        print(json.dumps(as_json(figures, targets, "torch")))
+    finish(figures, targets, "torch", options.json)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s")
-    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each that are counted")
-    parser.add_argument("--batch", type=int, default=4, help="sequences per step")
-    return parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--rounds", type=int, default=5, help="steps of each that are counted")
+    made.add_argument("--batch", type=int, default=4, help="sequences per step")
+    return made.parse_args()
 
 
 def _names(quick: bool) -> dict[str, str]:
@@ -175,12 +171,6 @@ def _overhead(own: Contender, figures: Figures, targets: Targets) -> None:
     figures |= {f"step_{kind}_ms": 1e3 * own.median(kind) for kind in ("data", "record")}
     figures["step_overhead_ms"] = 1e3 * rest
     targets["overhead_share_of_300_ms"] = (rest / STEP_S, 0.01, True)
-
-
-def _print_targets(targets: Targets) -> None:
-    say(f"\n{'target':<28} {'value':>12} {'target':>12}")
-    for name, (value, target, lower) in targets.items():
-        say(f"{name:<28} {value:>12.4g} {target:>12.4g}  {'holds' if holds(value, target, lower) else 'DOES NOT HOLD'}")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,12 @@ Llama 3 8B on 8 H100 with FSDP and compilation (benchmarks/llama3_h100_202412), 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
-from typing import Any
 
 import torch
 
-from targets import Figures, Targets, as_json, holds, say
+from targets import Figures, Targets, finish, parser, say
 from wingspan.errors import InputError
 from wingspan.model.shape import ModelShape
 from wingspan.project import Layout, Optimizer
@@ -34,7 +31,7 @@ TORCHTITAN = {"bf16": 6667.0, "fp8": 8532.0}  # tokens/s of a GPU, sequences of 
 
 
 def main() -> None:
-    options = _options()
+    options = parser(__doc__).parse_args()
     figures: Figures = {}
     targets: Targets = {}
     not_measured: dict[str, str] = {}
@@ -49,18 +46,7 @@ def main() -> None:
         not_measured = dict.fromkeys(("bf16", "fp8"), "there is no GPU that torch can use")
     for precision, why in not_measured.items():
         say(f"{precision} was not measured: {why}")
-    for name, (value, target, lower) in targets.items():
-        say(f"{name:<28} {value:>12.4g} {target:>12.4g}  {'holds' if holds(value, target, lower) else 'DOES NOT HOLD'}")
-    if options.json:
-        document: dict[str, Any] = as_json(figures, targets, "torch") | {"not_measured": not_measured}
-        print(json.dumps(document))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three steps of each precision, not ten")
-    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
-    return parser.parse_args()
+    finish(figures, targets, "torch", options.json, not_measured=not_measured)
 
 
 def _measure(precision: str, steps: int, figures: Figures) -> None:
