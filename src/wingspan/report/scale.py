@@ -128,7 +128,7 @@ def _rehearsed(rehearsal: Document) -> Rehearsed:
     return Rehearsed(
         title=rehearsal["title"][0].upper() + rehearsal["title"][1:],
         facts=facts,
-        charts=[_memory_chart(rehearsal)] * bool(kinds) + [_step_chart(kinds)] * traced,
+        charts=[*([_memory_chart(rehearsal)] if kinds else []), *([_step_chart(kinds)] if traced else [])],
         collectives=[_collective(kind, one) for kind in kinds for one in _largest(kind["collectives"])],
         beside_plan=[_beside_plan(row) for row in rehearsal["plan"]],
         findings=[one for one in rehearsal["findings"] if one["severity"] != "differs"],  # those are in the table
