@@ -28,8 +28,8 @@ from wingspan.model.chat import load_tokenizer
 from wingspan.prepare.privacy.pseudonyms import pseudonymiser
 from wingspan.prepare.tokens.megatron import export_megatron
 from wingspan.progress import SilentProgress
+from wingspan.report.status import describe
 from wingspan.stages import perform, stage_spec, state
-from wingspan.status import describe
 from wingspan.workspace import Run, StageContext, lock, open_run, run_stage
 
 KEY = "the key of a test"

@@ -104,8 +104,8 @@ def status(
     """
     from wingspan.console import output, print_json
     from wingspan.report.live import live_server
-    from wingspan.status import describe, table
-    from wingspan.status import watch as watch_run
+    from wingspan.report.status import describe, table
+    from wingspan.report.status import watch as watch_run
     from wingspan.workspace import find_run
 
     found = find_run(project, overrides or (), runs)

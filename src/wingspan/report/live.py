@@ -8,7 +8,7 @@ from wingspan.errors import InputError
 from wingspan.report import goodput, learning
 from wingspan.report.page import pages
 from wingspan.report.record import read_record
-from wingspan.status import describe, rows
+from wingspan.report.status import describe, rows
 from wingspan.workspace import Run
 
 

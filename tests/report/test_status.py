@@ -18,7 +18,7 @@ from rich.console import Console
 from wingspan.console import TerminalProgress
 from wingspan.errors import InputError
 from wingspan.report.live import live_server
-from wingspan.status import curve, screen
+from wingspan.report.status import curve, screen
 from wingspan.workspace import Run, find_run, lock
 
 PROJECT = '[project]\nname = "busy"\n[model]\ndepth = 2\n'
