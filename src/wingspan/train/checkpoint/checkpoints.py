@@ -340,8 +340,9 @@ class Checkpoints:
 
     def _unwritten(self, rank: int, error: BaseException, step: int) -> WorkError:
         free = size(shutil.disk_usage(self._folder).free)
+        why = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
         return WorkError(
-            f"rank {rank} could not write the checkpoint of step {step}: {error}; the disk has {free} free",
+            f"rank {rank} could not write the checkpoint of step {step}: {why}; the disk has {free} free",
             where=self._folder,
             remedy="Free some space there and give the same command again: it goes on from the last whole checkpoint",
         )
