@@ -8,6 +8,7 @@ host memory, for which the next update waits, and writes, flushes, hashes and pu
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
