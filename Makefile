@@ -9,7 +9,7 @@ demo: setup
 	$(BIN)/wingspan run examples/laptop
 
 test: setup system
-	$(if $(SHARED),WINGSPAN_SHARED=$(abspath $(SHARED))) $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered $(PYTEST)
+	$(if $(SHARED),WINGSPAN_SHARED=$(abspath $(SHARED))) $(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart 0 --cov --cov-report=term:skip-covered $(PYTEST)
 
 fast: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(PYTEST)
