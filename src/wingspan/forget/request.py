@@ -18,7 +18,15 @@ from wingspan.errors import InputError, WingspanError
 from wingspan.forget.models import Learned, models_that_learned
 from wingspan.forget.rewrite import rewrite
 from wingspan.knowledge.index import PostIndex
-from wingspan.prepare.privacy.tombstones import FORGOTTEN_LIST, KEY_CHECK, Tombstones, prove, read_list, requests_of
+from wingspan.prepare.privacy.tombstones import (
+    FORGOTTEN_LIST,
+    KEY_CHECK,
+    Tombstones,
+    prove,
+    read_list,
+    requests_of,
+    unindex,
+)
 from wingspan.stages import STAGES
 from wingspan.workspace import (
     FINGERPRINT,
@@ -97,8 +105,7 @@ def _clear(run: Run, stones: Tombstones) -> None:
     """Take posts out of the search index, at once for a server that runs; delete what is made anew."""
     for file in (run.folder / "serve").glob("posts-*.sqlite"):
         with closing(PostIndex(file)) as index:
-            posts = pl.DataFrame(index.owners(), schema={"post_id": pl.String, "author_id": pl.String}, orient="row")
-            index.remove(posts.filter(stones.of(posts).is_not_null())["post_id"])
+            unindex(index, stones)
     for name in _DERIVED:
         path = run.folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -22,12 +22,13 @@ from wingspan.ingest.follow import Heard, follow
 from wingspan.knowledge.grounding import SourcePost
 from wingspan.knowledge.index import PostIndex
 from wingspan.prepare.flow.flow import frame_of
-from wingspan.prepare.posts import KEPT, notices, prepare, read
+from wingspan.prepare.posts import KEPT, counts, notices, prepare, read
 from wingspan.prepare.privacy.pseudonyms import pseudonym_key, pseudonymiser
-from wingspan.prepare.privacy.tombstones import AUTHOR, POST, Tombstones, as_notices, forgotten
+from wingspan.prepare.privacy.tombstones import AUTHOR, POST, Tombstones, as_notices, forgotten, unindex
 from wingspan.prepare.readers.archives import one_member
 from wingspan.prepare.readers.records import text_lines
 from wingspan.prepare.readers.registry import Unit
+from wingspan.prepare.stage import require_rights
 from wingspan.project import PostSource
 from wingspan.serve.load import cursors_file, load_index
 from wingspan.workspace import Run
@@ -86,10 +87,7 @@ def ingest(run: Run, name: str, origin: str | None, token: str | None, say: Call
 
 def _source(run: Run, name: str) -> PostSource:
     sources = {source.name: source for source in run.project.prepare.posts}
-    if run.project.rights is None:
-        raise InputError(
-            "the project does not say on what grounds posts may be used", where="[rights]", remedy="Add it"
-        )
+    require_rights(run.project)
     if name not in sources:
         remedy = did_you_mean(name, sources, "Sources")
         raise InputError(f"there is no source of posts '{name}'", where="[[prepare.posts]]", remedy=remedy)
@@ -110,29 +108,24 @@ class _Live:
 
     def bury_again(self) -> None:
         """Take out what opt-outs and requests to forget of the time between starts say."""
-        posts = pl.DataFrame(self._index.owners(), schema={"post_id": pl.String, "author_id": pl.String}, orient="row")
-        stones = self._tombstones(self._kept.execute("select * from notices").fetchall())
-        self._index.remove(posts.filter(stones.of(posts).is_not_null())["post_id"])
+        unindex(self._index, self._tombstones(self._kept.execute("select * from notices").fetchall()))
 
     def take(self, heard: Heard, origin: str) -> Taken:
         """Change the index by a batch, then keep the place after it."""
-        posts, gone, authors = self._prepared(heard.lines)
+        posts, gone, authors, refused = self._prepared(heard.lines) if heard.lines else ([], [], [], {})
         gone += [post_id for number in heard.deleted for post_id in self._numbered(number)]
         removed = self._index.remove(gone, authors, tidy=False)
         self._index.add(posts, live=True)
         with self._kept:
             self._kept.executemany("insert or replace into numbers values (?, ?)", heard.numbers)
             self._kept.execute("insert or replace into places values (?, ?)", (origin, heard.place))
-        return Taken(len(heard.lines), len(posts), removed, self._refused)
+        return Taken(len(heard.lines), len(posts), removed, refused)
 
     def _numbered(self, number: str) -> list[str]:
         return [row[0] for row in self._kept.execute("select post_id from numbers where number = ?", (number,))]
 
-    def _prepared(self, lines: list[bytes]) -> tuple[list[SourcePost], list[str], list[str]]:
-        """Posts to add; ids of posts, and pseudonyms of authors, to take out."""
-        self._refused: dict[str, int] = {}
-        if not lines:
-            return [], [], []
+    def _prepared(self, lines: list[bytes]) -> tuple[list[SourcePost], list[str], list[str], dict[str, int]]:
+        """Posts to add; ids of posts, and pseudonyms of authors, to take out; refused posts by reason."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "heard.jsonl"
             file.write_bytes(b"\n".join(lines) + b"\n")
@@ -145,10 +138,10 @@ class _Live:
         settings, seed = self._run.project.prepare, self._run.project.project.seed
         posts = frame_of(prepare(settings, seed, stones, None, self._pseudonym, records, _NO_REPEATS))
         refused = posts.filter(~KEPT)
-        self._refused = dict(refused["refused"].value_counts().iter_rows())
         held = said.filter(stones.of_posts(said["id"]).is_not_null() | stones.of_authors(said["id"]).is_not_null())
         gone = [*refused["post_id"], *held.filter(kind=POST)["id"]]
-        return [*_sources(posts.filter(KEPT))], gone, [self._pseudonym(one) for one in held.filter(kind=AUTHOR)["id"]]
+        authors = [self._pseudonym(one) for one in held.filter(kind=AUTHOR)["id"]]
+        return [*_sources(posts.filter(KEPT))], gone, authors, counts(refused, "refused")
 
     def _about(self, names: Iterable[str]) -> list[tuple[str, str, str, int | None, bool]]:
         found = [self._kept.execute("select * from notices where id = ?", (one,)).fetchall() for one in {*names}]

@@ -38,6 +38,7 @@ from wingspan.prepare.tokens.mixture import mix
 from wingspan.prepare.tokens.shards import write_tokens
 from wingspan.prepare.tokens.tokenizer import make_tokenizer, start_model_folder
 from wingspan.prepare.tokens.vocabulary import compression_curve
+from wingspan.project import Project
 from wingspan.workspace import StageContext, write_atomically
 
 LEARNED_FROM = 32 << 20  # bytes of posts that a tokenizer is trained on: more change its vocabulary little
@@ -140,15 +141,20 @@ def _steps(context: StageContext, flow: Flow) -> dict[str, Any]:
     }
 
 
-def _check(context: StageContext) -> None:
-    """What must be right before the first byte of anybody's words is read."""
-    project = context.project
+def require_rights(project: Project) -> None:
+    """Raises InputError where the project does not declare on what grounds posts may be read."""
     if project.rights is None:
         raise InputError(
             "the project does not say on what grounds the posts may be used, so none is read",
             where="[rights]",
             remedy="Add [rights] with basis and statement to the project file",
         )
+
+
+def _check(context: StageContext) -> None:
+    """What must be right before the first byte of anybody's words is read."""
+    project = context.project
+    require_rights(project)
     if not project.prepare.posts:
         raise InputError("the project names no posts", where="[[prepare.posts]]", remedy="Add a source of posts")
     for kind in (project.prepare.posts, project.prepare.dialogues, project.prepare.labels):

@@ -23,6 +23,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import xxhash
 
+from wingspan.knowledge.index import PostIndex
 from wingspan.post import TOMBSTONE_SCHEMA
 from wingspan.prepare.readers.columns import Tombstone
 
@@ -230,6 +231,12 @@ def bury(posts: pl.DataFrame, tombstones: Tombstones) -> pl.DataFrame:
         refused=pl.coalesce(reason, "refused"),
         text=pl.when(reason.is_null()).then("text").otherwise(pl.lit("")),
     )
+
+
+def unindex(index: PostIndex, tombstones: Tombstones) -> int:
+    """Take out of a search index what the set holds, by post or by author; returns how many posts that were."""
+    posts = pl.DataFrame(index.owners(), schema={"post_id": pl.String, "author_id": pl.String}, orient="row")
+    return index.remove(posts.filter(tombstones.of(posts).is_not_null())["post_id"])
 
 
 def prove(folder: Path, tombstones: Tombstones) -> dict[str, Any]:
