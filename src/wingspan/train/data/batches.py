@@ -7,7 +7,6 @@ crosses documents or windows, so packing changes no prediction.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from torch import Tensor
 from wingspan.errors import DamagedArtefact, InputError, WorkError
 from wingspan.model.loss import IGNORED
 from wingspan.train.data.order import Indices, permute
+from wingspan.workspace import file_hash
 
 Piece = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets, equally long; a target of -100 is not predicted
 
@@ -229,7 +229,5 @@ def _map(path: Path, dtype: str) -> NDArray[Any]:
 
 
 def _verify(path: Path, expected: str) -> None:
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
+    if (found := file_hash(path)) != expected:
         raise DamagedArtefact(path, expected, found, _REMEDY)
