@@ -55,6 +55,9 @@ def train_of(name: str) -> Train:
     return Train(sequence=64, global_batch=micro_batches * layout.data_parallel * layout.micro_batch)
 
 
+pytestmark = pytest.mark.xdist_group("gloo")  # the ranks are run once
+
+
 @pytest.fixture(scope="module")
 def rehearsed() -> dict[str, list[RankRehearsal]]:
     """One fake rank of every kind of every case."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from wingspan.progress import SilentProgress
 from wingspan.project import Layout, Project
 from wingspan.project_file import load_project
 from wingspan.rehearse.chaos import FAULTS, rehearse_chaos, small
-from wingspan.rehearse.chaos_trial import network_namespaces
+from wingspan.rehearse.chaos_trial import link, network_namespaces
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = pytest.mark.xdist_group("chaos")  # the trial is lived through once
 
 
 def project() -> tuple[Project, ModelShape]:
@@ -73,3 +78,19 @@ def test_a_fault_that_is_none_is_refused() -> None:
     with pytest.raises(InputError, match="no fault 'kil'") as caught:
         rehearse_chaos(*project(), ["kil"], SilentProgress())
     assert "kill" in caught.value.remedy
+
+
+def test_links_of_two_processes_leave_each_other_alone() -> None:
+    if not network_namespaces():
+        assert os.geteuid() != 0
+        return
+    other = "from wingspan.rehearse.chaos_trial import link\nwith link() as one: print(one.ours)"
+    with link() as mine:
+        theirs = subprocess.run(
+            [sys.executable, "-c", other], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        shown = subprocess.run(["ip", "link", "show", mine.ours], capture_output=True, text=True, check=True).stdout
+    assert told.stdout.startswith("ws")
+    assert told.stdout.strip() != mine.ours
+    assert "UP" in shown
+    assert subprocess.run(["ip", "link", "show", mine.ours], capture_output=True, check=False).returncode != 0

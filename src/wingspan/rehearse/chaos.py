@@ -28,7 +28,7 @@ from wingspan.model.shape import ModelShape
 from wingspan.progress import Progress
 from wingspan.project import Layout, Project
 from wingspan.rehearse.chaos_rank import FLIP, ROWS, Drill
-from wingspan.rehearse.chaos_trial import OURS, VICTIM, Trial, ip, link, network_namespaces
+from wingspan.rehearse.chaos_trial import VICTIM, Link, Trial, ip, link, network_namespaces
 
 _HANG_S, _PACE_S = 4.0, 0.02
 _BEFORE = 18  # steps before the first fault: what is odd is known by the sixteen before it
@@ -118,10 +118,11 @@ def _term(trial: Trial) -> None:
 
 
 def _network(trial: Trial) -> None:
-    ip("link", "set", OURS, "down")
+    assert trial.link is not None
+    ip("link", "set", trial.link.ours, "down")
     trial.wait(lambda: not trial.processes[0].is_alive(), "to miss the rank beyond the link")
     trial.end()
-    ip("link", "set", OURS, "up")
+    ip("link", "set", trial.link.ours, "up")
 
 
 def _ranks(trial: Trial) -> None:
@@ -156,7 +157,7 @@ def rehearse_chaos(project: Project, shape: ModelShape, faults: Sequence[str], p
     steps = _BEFORE + (len(chosen) + 1) * _PER_FAULT + _WHILE_SLOW * ("slow" in chosen)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="wingspan-chaos-"))
-        namespace = stack.enter_context(link()) if "network" in chosen else ""
+        beyond = stack.enter_context(link()) if "network" in chosen else None
         drill = Drill(Path(folder) / "broken", tiny, project.train.optimizer, steps, project.project.seed, _HANG_S)
         with progress.task("chaos", len(chosen) + 1, "faults") as task:
             whole = _losses(_run(replace(drill, folder=Path(folder) / "whole"), layout, {}, lambda *_: None))
@@ -173,7 +174,7 @@ def rehearse_chaos(project: Project, shape: ModelShape, faults: Sequence[str], p
                 layout,
                 {name: FAULTS[name][1] for name in chosen},
                 note,
-                namespace,
+                beyond,
             )
         losses = _losses(trial)
         ends = [step for step, _ in survived[1:]] + [steps]
@@ -198,10 +199,10 @@ def _run(
     layout: Layout,
     faults: dict[str, Fault],
     survived: Callable[[int, Survived], None],
-    namespace: str = "",
+    link: Link | None = None,
 ) -> Trial:
     """A whole training, through faults."""
-    trial = Trial(drill, layout, namespace)
+    trial = Trial(drill, layout, link)
     try:
         trial.start()
         for number, (name, fault) in enumerate(faults.items()):

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -20,15 +21,25 @@ from wingspan.rehearse.chaos_rank import NAMESPACE, Drill, train
 from wingspan.train.data.ledger import Entry, entries
 
 VICTIM = 1
-OURS, _THEIRS, _HERE, _THERE = "wingspan0", "wingspan1", "10.231.77.1", "10.231.77.2"  # the ends of the link
 _PATIENCE_S = 90.0
 
 
-class Trial:
-    """A training under attack."""
+@dataclass(frozen=True)
+class Link:
+    """A network link into a namespace: the interfaces at its ends and their addresses."""
 
-    def __init__(self, drill: Drill, layout: Layout, namespace: str = "") -> None:
-        self.drill, self.layout, self._namespace = drill, layout, namespace
+    namespace: str
+    ours: str
+    theirs: str
+    here: str
+    there: str
+
+
+class Trial:
+    """A training under attack; with a `link`, the victim is behind it."""
+
+    def __init__(self, drill: Drill, layout: Layout, link: Link | None = None) -> None:
+        self.drill, self.layout, self.link = drill, layout, link
         self.processes: list[BaseProcess] = []
         self._launch = 0
         self._context = multiprocessing.get_context("forkserver")
@@ -39,7 +50,7 @@ class Trial:
         """Start all ranks; the store by which they meet is the launcher's, as torchrun has it."""
         chosen = layout or self.layout
         self._launch += 1
-        address = _HERE if self._namespace else "127.0.0.1"
+        address = self.link.here if self.link else "127.0.0.1"
         self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
         self.processes = []
         for rank in range(chosen.world_size):
@@ -52,10 +63,10 @@ class Trial:
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
                 "TORCHELASTIC_RESTART_COUNT": str(self._launch),
             }
-            if self._namespace:
-                environment["GLOO_SOCKET_IFNAME"] = _THEIRS if rank == VICTIM else OURS
-            if self._namespace and rank == VICTIM:
-                environment[NAMESPACE] = self._namespace
+            if self.link:
+                environment["GLOO_SOCKET_IFNAME"] = self.link.theirs if rank == VICTIM else self.link.ours
+            if self.link and rank == VICTIM:
+                environment[NAMESPACE] = self.link.namespace
             arguments = (self.drill, chosen, environment, self._log(rank))
             process = self._context.Process(target=train, args=arguments, daemon=True)
             process.start()
@@ -123,20 +134,22 @@ def network_namespaces() -> bool:
 
 
 @contextmanager
-def link() -> Iterator[str]:
-    """A network namespace behind a link of its own; its name."""
-    name = f"wingspan-{os.getpid()}"
-    ip("netns", "add", name)
-    try:
-        ip("link", "add", OURS, "type", "veth", "peer", "name", _THEIRS, "netns", name)
-        for inside, link, address in (((), OURS, _HERE), (("-n", name), _THEIRS, _THERE)):
-            ip(*inside, "addr", "add", f"{address}/30", "dev", link)
-            for one in (link, "lo"):
+def link() -> Iterator[Link]:
+    """A network namespace behind a link, both named and numbered by this process: others on the machine have theirs."""
+    process = os.getpid()
+    high, low = divmod(4 * (process % (1 << 14)), 256)  # of 16,384 networks of four addresses
+    name = f"wingspan{process}"
+    made = Link(name, f"ws{process}a", f"ws{process}b", f"10.231.{high}.{low + 1}", f"10.231.{high}.{low + 2}")
+    with ExitStack() as stack:
+        ip("netns", "add", name)
+        stack.callback(ip, "netns", "del", name, check=False)
+        ip("link", "add", made.ours, "type", "veth", "peer", "name", made.theirs, "netns", name)
+        stack.callback(ip, "link", "del", made.ours, check=False)  # at once, while a namespace goes by and by
+        for inside, end, address in (((), made.ours, made.here), (("-n", name), made.theirs, made.there)):
+            ip(*inside, "addr", "add", f"{address}/30", "dev", end)
+            for one in (end, "lo"):
                 ip(*inside, "link", "set", one, "up")
-        yield name
-    finally:
-        ip("link", "del", OURS, check=False)  # at once, while a namespace goes by and by
-        ip("netns", "del", name, check=False)
+        yield made
 
 
 def ip(*words: str, check: bool = True) -> None:
