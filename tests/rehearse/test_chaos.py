@@ -86,9 +86,7 @@ def test_links_of_two_processes_leave_each_other_alone() -> None:
         return
     other = "from wingspan.rehearse.chaos_trial import link\nwith link() as one: print(one.ours)"
     with link() as mine:
-        theirs = subprocess.run(
-            [sys.executable, "-c", other], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        told = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=True)
         shown = subprocess.run(["ip", "link", "show", mine.ours], capture_output=True, text=True, check=True).stdout
     assert told.stdout.startswith("ws")
     assert told.stdout.strip() != mine.ours
